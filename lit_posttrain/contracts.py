@@ -1,0 +1,79 @@
+"""The replaceable parts: each is an abstract class, named in YAML by `class_path`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+
+from torch import Tensor
+
+from lit_posttrain.batches import Completion, Experience, Grade, Problem, PromptBatch, Request
+
+Stats = dict[str, Tensor]
+
+
+class Advantage(ABC):
+    """Turns the rewards of a batch of groups into one advantage per completion."""
+
+    @abstractmethod
+    def __call__(self, parts: Tensor, graded: Tensor) -> Tensor:
+        """Advantages (P, G) from reward parts (P, G, K) and `graded` (P, G) bool; 0 where not graded."""
+
+
+class PolicyLoss(ABC):
+    """A surrogate loss of the policy, per token."""
+
+    @abstractmethod
+    def __call__(self, logprobs: Tensor, experience: Experience) -> tuple[Tensor, Stats]:
+        """Token losses (B, T) from `logprobs` (B, T, nats; the only graph), and per-token statistics (B, T)."""
+
+
+class TokenWeights(ABC):
+    """Says how much each sequence's tokens count in the loss of one optimiser step."""
+
+    @abstractmethod
+    def __call__(self, lengths: Tensor, group: Tensor) -> Tensor:
+        """The weight (S,) of every token of a sequence, given `lengths` (S,) in objective tokens and `group` (S,)."""
+
+
+class Grader(ABC):
+    """Judges completions. Never raises on model text; its own failures give a Grade with reward None.
+
+    `lowest` is the reward of an answer that is wrong because of its text.
+    """
+
+    lowest: float = 0.0
+
+    @abstractmethod
+    def grade(self, items: Sequence[tuple[Problem, Completion]]) -> list[Grade]:
+        """One grade per item, in order."""
+
+    def close(self) -> None:
+        """Ends worker processes, if there are any."""
+        return None
+
+
+class RolloutEngine(ABC):
+    """Draws completions from a policy."""
+
+    @abstractmethod
+    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        """For each request its `n` completions, in order."""
+
+
+class ProblemSource(ABC):
+    """Gives problems for a split: `train`, `validation` or `test`, disjoint from each other."""
+
+    @abstractmethod
+    def problems(self, split: str) -> Sequence[Problem]:
+        """All problems of the split, in a fixed order."""
+
+    def chats(self, split: str) -> Iterable[Sequence[dict[str, str]]]:
+        """Whole conversations with the model answer, for supervised training; an error where there are none."""
+        raise ValueError(f"{type(self).__name__} has no worked answers to train on ({split=}).")
+
+
+class PromptSource(ABC):
+    """Held-out prompts for a probe; DataModules implement it."""
+
+    @abstractmethod
+    def probe_batches(self, split: str) -> Iterator[PromptBatch]:
+        """All prompts of a split, always in the same order."""

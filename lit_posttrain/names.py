@@ -1,0 +1,115 @@
+"""The metric vocabulary: every logged name is `area/quantity_unit` and stands here.
+
+`reward/<part>` is open, since graders name their own parts. Nothing logs a name outside this list.
+"""
+
+import re
+
+METRICS: dict[str, str] = {
+    # one optimiser step of training
+    "train/loss": "loss of the optimiser step, as minimised",
+    "train/learning_rate": "learning rate of the first parameter group",
+    "train/gradient_norm": "norm of the gradient before clipping",
+    "train/skipped_steps": "optimiser steps without any signal, so far",
+    "train/tokens": "tokens with a weight in this optimiser step",
+    "train/negative_log_likelihood_nats": "mean over the tokens of this optimiser step",
+    # one rollout
+    "rollout/length_mean_tokens": "mean completion length",
+    "rollout/truncated_fraction": "share of completions cut at the length limit",
+    "rollout/solve_all_fraction": "share of groups in which every answer has the same highest reward",
+    "rollout/solve_none_fraction": "share of groups in which every answer has the same lower reward",
+    "rollout/informative_fraction": "share of completions whose group has different rewards",
+    "rollout/ungraded_fraction": "share of completions that could not be graded",
+    "rollout/redrawn": "prompt batches drawn again because no group had a signal, so far",
+    "rollout/policy_version": "optimiser steps behind the policy that drew this rollout",
+    "rollout/problems": "problems drawn so far",
+    "reward/mean": "mean reward of the graded completions of a rollout",
+    "reward/standard_deviation": "standard deviation of the rewards of a rollout",
+    "reward/correct_fraction": "share of graded completions that are correct",
+    # the policy against its older selves
+    "policy/entropy_nats": "minus the mean log-probability of sampled tokens",
+    "policy/ratio_mean": "mean importance ratio new over old",
+    "policy/ratio_max": "largest importance ratio of the step",
+    "policy/clipped_low_fraction": "share of tokens held by the lower clip bound",
+    "policy/clipped_high_fraction": "share of tokens held by the upper clip bound",
+    "policy/kl_reference_nats": "mean per-token KL to the reference, k3 estimate",
+    "policy/kl_old_nats": "mean per-token KL to the policy that drew the rollout, k3 estimate",
+    "policy/engine_gap_nats": "mean |log-prob of trainer - log-prob of engine| of sampled tokens",
+    # validation of supervised training
+    "val/loss": "mean negative log-likelihood of held-out answer tokens",
+    "val/tokens": "answer tokens of the validation set",
+    # the books: cumulative from the start of the run, resumed runs included
+    "compute/train_flops": "FLOPs of scoring and update",
+    "compute/generation_flops": "FLOPs of rollouts",
+    "compute/evaluation_flops": "FLOPs of probes, off the training axis",
+    "compute/rollout_flops": "FLOPs of the rollout phase",
+    "compute/scoring_flops": "FLOPs of old and reference log-probs",
+    "compute/update_flops": "FLOPs of forward and backward",
+    "compute/total_flops": "FLOPs of all phases but evaluation",
+    "compute/total_causal_flops": "the same with attention counted as the causal triangle",
+    "compute/tokens_generated": "tokens drawn in rollouts",
+    "compute/tokens_trained": "tokens with a weight in a loss",
+    "compute/tokens_processed": "positions that passed through a network in training phases",
+    "time/device_seconds": "devices held x wall seconds, evaluation and set-up apart",
+    "time/rollout_seconds": "device-seconds of generation",
+    "time/grading_seconds": "device-seconds of waiting for graders",
+    "time/scoring_seconds": "device-seconds of old and reference log-probs",
+    "time/update_seconds": "device-seconds of forward, backward and step",
+    "time/evaluation_seconds": "device-seconds of probes and validation",
+    "time/other_seconds": "device-seconds of everything else while training",
+    "time/wall_seconds": "wall seconds since the run started, evaluation included",
+    # one probe: one point of an S-curve
+    "scurve/accuracy": "pass@1: mean share of correct samples over held-out problems",
+    "scurve/standard_error": "standard error of the accuracy for new problems",
+    "scurve/standard_error_fixed": "standard error of the accuracy for this fixed set of problems",
+    "scurve/reward": "mean reward over held-out problems",
+    "scurve/reward_standard_error": "standard error of the mean reward for new problems",
+    "scurve/within_variance": "sum over problems of p(1-p)/(k-1)/n^2",
+    "scurve/problems": "held-out problems n",
+    "scurve/samples_per_problem": "samples k of each",
+    "scurve/correct_count": "correct samples",
+    "scurve/ungraded_count": "samples that could not be graded",
+    "scurve/truncated_fraction": "share of samples cut at the length limit",
+    "scurve/length_mean_tokens": "mean length of the samples",
+    "scurve/entropy_nats": "minus the mean log-probability of sampled tokens",
+    "scurve/device_seconds": "compute axis: time/device_seconds at this point",
+    "scurve/device_hours": "compute axis: device-hours at this point",
+    "scurve/flops": "compute axis: compute/total_flops at this point",
+    "scurve/train_flops": "compute axis: compute/train_flops at this point",
+    "scurve/generation_flops": "compute axis: compute/generation_flops at this point",
+    "scurve/tokens_generated": "compute axis: compute/tokens_generated at this point",
+    "scurve/tokens_trained": "compute axis: compute/tokens_trained at this point",
+    "scurve/tokens": "compute axis: tokens generated plus tokens trained",
+    # test and predict
+    "test_time/accuracy": "accuracy of the strategy's answers",
+    "test_time/standard_error": "its standard error for new problems",
+    "test_time/reward": "mean reward of the samples",
+    "test_time/problems": "problems",
+    "test_time/samples_per_problem": "samples of each",
+    "test_time/flops": "FLOPs spent",
+    "test_time/tokens_generated": "tokens drawn",
+    "test_time/truncated_fraction": "share of samples cut at the length limit",
+    # the data as loaded
+    "data/rows": "rows of the training set",
+    "data/tokens": "tokens of the training set",
+}
+
+OPEN = re.compile(
+    r"reward/[a-z0-9_]+|(scurve|test_time)/(pass|majority)_at_[0-9]+(_standard_error)?|grading/[a-z0-9_]+_fraction"
+)
+
+
+def is_known(name: str) -> bool:
+    """Whether a metric name is in the vocabulary."""
+    return name in METRICS or OPEN.fullmatch(name) is not None
+
+
+def known(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        ValueError: if it is not in the vocabulary; add it to `METRICS` with a description.
+    """
+    if not is_known(name):
+        raise ValueError(f"metric name {name!r} is not in lit_posttrain/names.py; add it there with a description")
+    return name
