@@ -79,7 +79,9 @@ class Ledger:
             RuntimeError: outside any phase.
         """
         if not self._open:
-            raise RuntimeError("work was booked outside any phase of the ledger; open one with ledger.phase(...)")
+            raise RuntimeError(
+                "work was booked outside any phase of the ledger; open one with ledger.phase(...)"
+            )
         phase = self._open[-1]
         self.spent[phase] += Spent(0.0, flops, causal_flops, positions, generated_tokens, trained_tokens)
 

@@ -111,5 +111,7 @@ def known(name: str) -> str:
         ValueError: if it is not in the vocabulary; add it to `METRICS` with a description.
     """
     if not is_known(name):
-        raise ValueError(f"metric name {name!r} is not in lit_posttrain/names.py; add it there with a description")
+        raise ValueError(
+            f"metric name {name!r} is not in lit_posttrain/names.py; add it there with a description"
+        )
     return name

@@ -1,0 +1,1 @@
+"""Losses and advantages as arithmetic: tensors in, per-token tensors out."""

@@ -1,0 +1,109 @@
+"""Prompts to graded completions, and these to the tensors of an experience."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lit_posttrain.batches import Answer, Experience, PromptBatch, Request, SampleKey, Sampling, StopReason
+from lit_posttrain.contracts import Grader, RolloutEngine
+from lit_posttrain.graders import grade_all
+from lit_posttrain.ledger import Ledger, Phase
+
+
+def requests(prompts: PromptBatch, *, sampling: Sampling, n: int, seed: int) -> list[Request]:
+    """One request per problem; a problem that stands twice in the batch gets further samples, not the same."""
+    seen: Counter[str] = Counter()
+    asked = []
+    for problem, ids in zip(prompts.problems, prompts.prompt_ids, strict=True):
+        asked.append(Request(ids, SampleKey(seed, problem.uid, seen[problem.uid] * n), sampling, n))
+        seen[problem.uid] += 1
+    return asked
+
+
+def draw(
+    engine: RolloutEngine,
+    grader: Grader,
+    prompts: PromptBatch,
+    *,
+    sampling: Sampling,
+    n: int,
+    seed: int,
+    ledger: Ledger,
+    deadline_s: float = 60.0,
+) -> list[list[Answer]]:
+    """For each problem `n` graded completions, generation and grading booked under their phases.
+
+    Grades that are not there after `deadline_s` seconds are None: masked and counted, never 0.
+    """
+    with ledger.phase(Phase.ROLLOUT):
+        completions = engine.generate(requests(prompts, sampling=sampling, n=n, seed=seed))
+    with ledger.phase(Phase.GRADING):
+        pairs = [
+            (problem, completion)
+            for problem, group in zip(prompts.problems, completions, strict=True)
+            for completion in group
+        ]
+        grades = iter(grade_all(grader, pairs, deadline_s=deadline_s))
+    return [
+        [Answer(problem, completion, next(grades)) for completion in group]
+        for problem, group in zip(prompts.problems, completions, strict=True)
+    ]
+
+
+def rewards(answers: Sequence[Sequence[Answer]]) -> tuple[Tensor, Tensor]:
+    """Rewards (P, G) float32, 0 where there is none, and `graded` (P, G) bool."""
+    values = [[answer.grade.reward for answer in group] for group in answers]
+    graded = torch.tensor([[value is not None for value in group] for group in values])
+    return torch.tensor([[0.0 if value is None else value for value in group] for group in values]), graded
+
+
+def to_experience(
+    answers: Sequence[Sequence[Answer]],
+    prompt_ids: Sequence[Sequence[int]],
+    advantages: Tensor,
+    *,
+    temperature: float,
+    policy_version: int,
+    pad_id: int,
+) -> Experience:
+    """One row per completion, problem by problem: prompt and completion, padded on the right; weights still 0.
+
+    Args:
+        answers: P groups of G.
+        prompt_ids: The prompt of each problem.
+        advantages: (P, G).
+        temperature: That of the sampling.
+        policy_version: Optimiser steps behind the policy that drew them.
+        pad_id: Any token id; padding is told by segment 0, not by it.
+    """
+    flat = [(ids, answer) for ids, group in zip(prompt_ids, answers, strict=True) for answer in group]
+    prompts = torch.tensor([len(ids) for ids, _ in flat])
+    drawn = torch.tensor([len(answer.completion.tokens) for _, answer in flat])
+    rows = [torch.cat([torch.as_tensor(ids, dtype=torch.int64), a.completion.tokens]) for ids, a in flat]
+    logprobs = [torch.cat([torch.zeros(len(ids)), a.completion.logprobs]) for ids, a in flat]
+    input_ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
+    columns = torch.arange(input_ids.shape[1])[None]
+    real = columns < (prompts + drawn)[:, None]
+    mask = real & (columns >= prompts[:, None])
+    reward, graded = rewards(answers)
+    stops = list(StopReason)
+    sampled = pad_sequence(logprobs, batch_first=True)
+    return Experience(
+        input_ids=input_ids,
+        segments=torch.arange(1, len(flat) + 1)[:, None] * real,
+        position_ids=columns.expand_as(input_ids).clone(),
+        mask=mask,
+        weights=torch.zeros_like(sampled),
+        sampled_logprobs=sampled,
+        old_logprobs=sampled.clone(),
+        advantages=advantages.reshape(-1, 1).float() * mask,
+        rewards=reward.reshape(-1),
+        graded=graded.reshape(-1),
+        group=torch.arange(len(answers)).repeat_interleave(advantages.shape[1]),
+        stop=torch.tensor([stops.index(answer.completion.stop) for _, answer in flat]),
+        policy_version=torch.full((len(flat),), policy_version),
+        temperature=temperature,
+    )

@@ -1,0 +1,227 @@
+"""Generation with the training network itself, in plain torch.
+
+The cache is allocated once for a batch, the prompt is processed once for all of its completions, rows that
+are done leave the batch, and every draw is keyed, so that the text does not depend on what else is generated.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lit_posttrain import keys
+from lit_posttrain.batches import Completion, Request, Sampling, StopReason
+from lit_posttrain.contracts import RolloutEngine
+from lit_posttrain.ledger import Ledger
+from lit_posttrain.networks.network import CausalNetwork, KeyValueCache
+from lit_posttrain.rollouts.distribution import choose, sampling_logprobs
+from lit_posttrain.text import ChatText
+
+COMPACT_BELOW = 0.8
+"""The batch is compacted when fewer than this share of its rows are still being written."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples `first .. first + n - 1` of request `index`."""
+
+    index: int
+    request: Request
+    first: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """Prompts as read: the cache, the logits (R, V) of the first new token, and each row's left padding (R,)."""
+
+    cache: KeyValueCache
+    logits: Tensor
+    padding: Tensor
+
+
+class TorchEngine(RolloutEngine):
+    """Draws completions from a `CausalNetwork`; parameters are read in place, so a draw is always on-policy.
+
+    Args:
+        network: The policy.
+        text: Its tokenizer, which knows the end tokens.
+        ledger: Where FLOPs and tokens are booked; a phase must be open when `generate` is called.
+        max_rows: Completions that are written at the same time.
+    """
+
+    def __init__(self, network: CausalNetwork, text: ChatText, ledger: Ledger, *, max_rows: int = 1024) -> None:
+        self.network, self.text, self.ledger, self.max_rows = network, text, ledger, max_rows
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        """For each request its completions, in order.
+
+        Raises:
+            ValueError: if a prefix is empty, or it and `max_new_tokens` exceed the network's positions.
+        """
+        for request in requests:
+            self._check(request)
+        results: list[list[Completion | None]] = [[None] * request.n for request in requests]
+        was_training = self.network.training
+        self.network.eval()
+        try:
+            for parts in self._batches(requests):
+                for part, completions in zip(parts, self._write(parts), strict=True):
+                    results[part.index][part.first : part.first + part.n] = completions
+        finally:
+            self.network.train(was_training)
+        return [[c for c in completions if c is not None] for completions in results]
+
+    def _check(self, request: Request) -> None:
+        limit = self.network.max_positions
+        if not request.prefix:
+            raise ValueError(f"the prompt of problem {request.key.uid!r} has no tokens; nothing to continue")
+        if len(request.prefix) + request.sampling.max_new_tokens > limit:
+            raise ValueError(
+                f"prompt of {len(request.prefix)} tokens + max_new_tokens {request.sampling.max_new_tokens} exceed the "
+                f"network's {limit} positions (problem {request.key.uid!r}); shorten one of them"
+            )
+
+    def _batches(self, requests: Sequence[Request]) -> Iterator[list[Part]]:
+        """Cuts the requests into batches of equal sampling and similar prompt length."""
+        parts = [
+            Part(i, request, first, min(self.max_rows, request.n - first))
+            for i, request in enumerate(requests)
+            for first in range(0, request.n, self.max_rows)
+        ]
+        parts.sort(key=lambda part: (repr(part.request.sampling), len(part.request.prefix), part.index, part.first))
+        batch: list[Part] = []
+        for part in parts:
+            same = not batch or batch[0].request.sampling == part.request.sampling
+            if batch and (not same or sum(p.n for p in batch) + part.n > self.max_rows):
+                yield batch
+                batch = []
+            batch.append(part)
+        if batch:
+            yield batch
+
+    def _write(self, parts: list[Part]) -> list[list[Completion]]:
+        """Writes one batch to its end."""
+        sampling = parts[0].request.sampling
+        counts = [part.n for part in parts]
+        prompts = self._read_prompts([part.request.prefix for part in parts], sampling.max_new_tokens, counts)
+        cache, logits, padding = prompts.cache, prompts.logits, prompts.padding
+        row_keys = keys.row_keys(
+            [replace(p.request.key, first_sample=p.request.key.first_sample + p.first) for p in parts],
+            counts,
+            logits.device,
+        )
+        rows = Rows(self.text, sampling, row_keys)
+        for position in range(sampling.max_new_tokens):
+            self.ledger.add(generated_tokens=int(rows.alive.sum()))
+            tokens = rows.draw(logits, position)
+            rows.finish(tokens, position)
+            if not rows.alive.any() or position + 1 == sampling.max_new_tokens:
+                break
+            if rows.alive.float().mean() < COMPACT_BELOW:
+                kept = rows.alive.nonzero().squeeze(-1)
+                cache.select(kept)
+                tokens, padding = tokens[kept], padding[kept]
+                rows.select(kept)
+            logits = self._next(tokens, cache, padding)
+        return rows.completions(counts)
+
+    def _read_prompts(
+        self, prompts: list[list[int]], new_tokens: int, counts: list[int]
+    ) -> "Prefilled":
+        """Processes every prompt once, padded on the left; cache and last logits are then repeated per sample."""
+        device = next(self.network.parameters()).device
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), self.text.pad_id, dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
+        padding = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
+        columns = torch.arange(width, device=device)
+        positions = (columns[None] - padding[:, None]).clamp(min=0)
+        visible = (columns[None, None, :] <= columns[None, :, None]) & (columns[None, None, :] >= padding[:, None, None])
+        visible |= torch.eye(width, dtype=torch.bool, device=device)  # a padding row must see something
+        cache = self.network.new_cache(len(prompts), width, width + new_tokens)
+        logits = self.network.decode(ids.to(device), positions, visible[:, None], cache, ledger=self.ledger)
+        repeats = torch.tensor(counts, device=device)
+        cache.repeat(repeats)
+        return Prefilled(cache, logits.repeat_interleave(repeats, dim=0), padding.repeat_interleave(repeats))
+
+    def _next(self, tokens: Tensor, cache: KeyValueCache, padding: Tensor) -> Tensor:
+        """Logits (R, V) after one more token of each row."""
+        length = cache.length
+        positions = (length - padding)[:, None]
+        visible = None
+        if bool((padding > 0).any()):
+            visible = (torch.arange(length + 1, device=tokens.device)[None] >= padding[:, None])[:, None, None]
+        return self.network.decode(tokens[:, None], positions, visible, cache, ledger=self.ledger)
+
+
+class Rows:
+    """The rows of a batch while they are written."""
+
+    def __init__(self, text: ChatText, sampling: Sampling, row_keys: Tensor) -> None:
+        self.text, self.sampling, self.keys = text, sampling, row_keys
+        ends = sorted(text.eos_ids | set(sampling.stop_token_ids))
+        self.ends = torch.tensor(ends, dtype=torch.int64, device=row_keys.device)
+        count, width = len(row_keys), sampling.max_new_tokens
+        self.tokens = torch.zeros(count, width, dtype=torch.int64, device=row_keys.device)
+        self.logprobs = torch.zeros(count, width, device=row_keys.device)
+        self.lengths = torch.zeros(count, dtype=torch.int64, device=row_keys.device)
+        self.stops = [StopReason.LENGTH] * count
+        self.origin = torch.arange(count, device=row_keys.device)
+        self.alive = torch.ones(count, dtype=torch.bool, device=row_keys.device)
+
+    def draw(self, logits: Tensor, position: int) -> Tensor:
+        """The next token of each row, noted with its log-prob for rows that are still being written."""
+        if position < self.sampling.min_new_tokens and len(self.ends):
+            logits = logits.index_fill(-1, self.ends, -torch.inf)
+        logprobs = sampling_logprobs(logits, self.sampling)
+        if self.sampling.temperature > 0:
+            tokens = choose(logprobs, keys.uniforms(self.keys, position))
+        else:
+            tokens = logprobs.argmax(dim=-1)
+        written = self.origin[self.alive]
+        self.tokens[written, position] = tokens[self.alive]
+        self.logprobs[written, position] = logprobs.gather(-1, tokens[:, None]).squeeze(-1)[self.alive]
+        self.lengths[written] += 1
+        return tokens
+
+    def finish(self, tokens: Tensor, position: int) -> None:
+        """Marks the rows that have just ended, and why."""
+        ended = self.alive & torch.isin(tokens, self.ends)
+        for row in self.origin[ended].tolist():
+            self.stops[row] = StopReason.EOS
+        self.alive = self.alive & ~ended
+        if self.sampling.stop_strings:
+            self._finish_on_strings(position)
+
+    def _finish_on_strings(self, position: int) -> None:
+        longest = max(map(len, self.sampling.stop_strings))
+        for row in self.alive.nonzero().squeeze(-1).tolist():
+            origin = int(self.origin[row])
+            tail = self.tokens[origin, max(0, position - longest - 7) : position + 1].tolist()
+            if any(stop in self.text.decode(tail) for stop in self.sampling.stop_strings):
+                self.stops[origin] = StopReason.STOP_STRING
+                self.alive[row] = False
+
+    def select(self, kept: Tensor) -> None:
+        """Keeps only these rows in the running batch."""
+        self.keys, self.origin, self.alive = self.keys[kept], self.origin[kept], self.alive[kept]
+
+    def completions(self, counts: list[int]) -> list[list[Completion]]:
+        """All completions, grouped by part."""
+        lengths = self.lengths.tolist()
+        tokens, logprobs = self.tokens.cpu(), self.logprobs.cpu()
+        done = [
+            Completion(
+                tokens[row, :length].clone(),
+                logprobs[row, :length].clone(),
+                self.stops[row],
+                self.text.decode(tokens[row, :length].tolist()),
+            )
+            for row, length in enumerate(lengths)
+        ]
+        starts = [sum(counts[:i]) for i in range(len(counts))]
+        return [done[start : start + n] for start, n in zip(starts, counts, strict=True)]
