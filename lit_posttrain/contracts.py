@@ -1,11 +1,14 @@
 """The replaceable parts: each is an abstract class, named in YAML by `class_path`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from lit_posttrain.batches import Completion, Experience, Grade, Problem, PromptBatch, Request
+from lit_posttrain.errors import InputError
 
 Stats = dict[str, Tensor]
 
@@ -77,3 +80,72 @@ class PromptSource(ABC):
     @abstractmethod
     def probe_batches(self, split: str) -> Iterator[PromptBatch]:
         """All prompts of a split, always in the same order."""
+
+    def setup_probe(self, text: Any, split: str) -> None:
+        """Called before `probe_batches` with the ChatText of the policy; nothing to do where it is not needed."""
+        return None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a test-time strategy made of one problem.
+
+    `chosen` is the completion that the strategy stands by, as an index; None where all count alike.
+    """
+
+    completions: list[Completion]
+    chosen: int | None = None
+
+
+Solving = Generator[list[Request], list[list[Completion]], Outcome]
+
+
+class Strategy(ABC):
+    """A way to spend compute on one problem at test time."""
+
+    @abstractmethod
+    def solve(self, problem: Problem, prompt_ids: list[int]) -> Solving:
+        """Yields lists of requests, is sent their completions in the same order, and returns the outcome.
+
+        One scheduler runs many of these side by side, so that their requests share batches.
+        """
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """How often one rollout is learned from.
+
+    Args:
+        epochs: Passes over each rollout.
+        minibatches: Optimiser steps per pass.
+    """
+
+    epochs: int = 1
+    minibatches: int = 1
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.minibatches < 1:
+            raise InputError(
+                f"reuse needs epochs >= 1 and minibatches >= 1 (got {self.epochs}, {self.minibatches})"
+            )
+
+
+@runtime_checkable
+class OnlineMethod(Protocol):
+    """What the loader of an online method needs of it: rollouts are data that the module is asked to collect."""
+
+    reuse: Reuse
+    weighting: TokenWeights
+    needs_scoring: bool
+
+    def collect(self, prompts: PromptBatch, index: int) -> Experience | None:
+        """The experience worth learning from, of the prompt batch number `index`; None where there is no signal."""
+        ...
+
+    def score(self, experience: Experience) -> None:
+        """Fills the trainer's old and the reference's log-probs of a micro-batch, in place."""
+        ...
+
+    def stop(self, reason: str) -> None:
+        """Ends the training after this step, with a reason for the log."""
+        ...

@@ -42,5 +42,6 @@ def row_keys(keys: Sequence[SampleKey], counts: Sequence[int], device: torch.dev
 
 def uniforms(rows: Tensor, position: int) -> Tensor:
     """Independent uniforms in [0, 1), float64 (R,), of the token at `position` (0 = the first drawn one)."""
-    bits = _mix(rows + (position + 1) * _GOLDEN)
+    step = torch.tensor(position + 1, dtype=torch.int64, device=rows.device)
+    bits = _mix(rows + step * _GOLDEN)
     return ((bits >> 11) & ((1 << 53) - 1)).double() * 2.0**-53

@@ -85,6 +85,10 @@ class Ledger:
         phase = self._open[-1]
         self.spent[phase] += Spent(0.0, flops, causal_flops, positions, generated_tokens, trained_tokens)
 
+    def count_trained(self, tokens: int) -> None:
+        """Counts tokens that a loss speaks of; always of the update phase."""
+        self.spent[Phase.UPDATE].trained_tokens += tokens
+
     @property
     def training(self) -> Spent:
         """Everything but evaluation."""

@@ -43,6 +43,7 @@ METRICS: dict[str, str] = {
     "compute/generation_flops": "FLOPs of rollouts",
     "compute/evaluation_flops": "FLOPs of probes, off the training axis",
     "compute/rollout_flops": "FLOPs of the rollout phase",
+    "compute/grading_flops": "FLOPs of the grading phase",
     "compute/scoring_flops": "FLOPs of old and reference log-probs",
     "compute/update_flops": "FLOPs of forward and backward",
     "compute/total_flops": "FLOPs of all phases but evaluation",

@@ -1,0 +1,6 @@
+"""Text to batches: DataModules, sources, the cutting of steps and the outer loop of online methods."""
+
+from lit_posttrain.data.chat import ChatData
+from lit_posttrain.data.prompts import PromptData
+
+__all__ = ["ChatData", "PromptData"]

@@ -5,46 +5,24 @@ It is sized, since Lightning prefetches from unsized loaders, which would draw e
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from lit_posttrain import collate
 from lit_posttrain.batches import Experience, PromptBatch
-from lit_posttrain.contracts import TokenWeights
+from lit_posttrain.contracts import OnlineMethod
 from lit_posttrain.data.steps import Cut, build, layout, minibatch_rows, silent, weigh
 from lit_posttrain.errors import InputError
 from lit_posttrain.keys import digest
-
-
-@dataclass(frozen=True)
-class Reuse:
-    """How often one rollout is learned from.
-
-    Args:
-        epochs: Passes over each rollout.
-        minibatches: Optimiser steps per pass.
-    """
-
-    epochs: int = 1
-    minibatches: int = 1
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.minibatches < 1:
-            raise InputError(f"reuse needs epochs >= 1 and minibatches >= 1 (got {self.epochs}, {self.minibatches})")
 
 
 class ExperienceStream:
     """Yields the micro-batches of `rollouts` rollouts.
 
     Args:
-        prompts: Gives the prompt batch number i, for any i >= 0; a function of (seed, i) alone.
-        collect: Prompts to the experience worth learning from; None or no rows when there is no signal.
-        score: Fills the trainer's old and the reference's log-probs of a micro-batch, in place; None where the
-            sampler's log-probs serve and there is no reference.
-        weighting: How tokens are weighed within a step.
-        reuse: Passes and steps per rollout.
+        method: Collects, scores, and says how tokens are weighed and how often a rollout is used.
+        prompts: Gives the prompt batch number i, for any i >= 0; a function of i alone.
         cut: How a step is cut into micro-batches.
         rollouts: Rollouts until the stream ends; Lightning calls that an epoch.
         seed: Of the order of groups.
@@ -53,19 +31,15 @@ class ExperienceStream:
 
     def __init__(
         self,
+        method: OnlineMethod,
         prompts: Callable[[int], PromptBatch],
-        collect: Callable[[PromptBatch], Experience | None],
-        score: Callable[[Experience], None] | None = None,
         *,
-        weighting: TokenWeights,
-        reuse: Reuse,
         cut: Cut,
         rollouts: int,
         seed: int = 0,
         max_redraws: int = 16,
     ) -> None:
-        self.prompts, self.collect, self.score = prompts, collect, score
-        self.weighting, self.reuse, self.cut = weighting, reuse, cut
+        self.method, self.prompts, self.cut = method, prompts, cut
         self.rollouts, self.seed, self.max_redraws = rollouts, seed, max_redraws
         self.drawn = 0
         self.redrawn = 0
@@ -76,7 +50,7 @@ class ExperienceStream:
     @property
     def per_rollout(self) -> int:
         """Micro-batches that one rollout gives."""
-        return self.reuse.epochs * self.reuse.minibatches * self.cut.micro_batches
+        return self.method.reuse.epochs * self.method.reuse.minibatches * self.cut.micro_batches
 
     def __len__(self) -> int:
         return self.rollouts * self.per_rollout
@@ -87,6 +61,9 @@ class ExperienceStream:
         while self.rollout < self.rollouts:
             if self.pending is None:
                 self.pending, self.position = self._collect(), 0
+            if self.pending is None:
+                self.method.stop(f"{self.max_redraws + 1} prompt batches in a row had nothing left to learn from")
+                return
             for index, batch in enumerate(self._batches(self.pending)):
                 if index < self.position:
                     continue
@@ -95,32 +72,35 @@ class ExperienceStream:
                     self.rollout, self.position, self.pending = self.rollout + 1, 0, None
                 yield batch
 
-    def _collect(self) -> Experience:
-        """Collects until a batch of prompts has a signal."""
+    def _collect(self) -> Experience | None:
+        """Collects until a batch of prompts has a signal; None when there is none any more."""
         for attempt in range(self.max_redraws + 1):
-            experience = self.collect(self.prompts(self.drawn))
+            experience = self.method.collect(self.prompts(self.drawn), self.drawn)
             self.drawn += 1
             if experience is not None and experience.sequences:
                 self.redrawn += attempt
-                if self.score is not None:
+                if self.method.needs_scoring:
                     self._score_first_pass(experience)
                 return experience
-        raise InputError(
-            f"{self.max_redraws + 1} prompt batches in a row had no group with different rewards: the problems are all "
-            "solved, all unsolved or ungraded; change the data, the sampling temperature or the group size"
-        )
+        if self.drawn == self.max_redraws + 1:
+            raise InputError(
+                f"the first {self.drawn} prompt batches had no group with different rewards, so there is nothing to "
+                "learn from: every problem is solved, unsolved or ungraded; change the problems, the starting "
+                "network, the sampling temperature or the group size"
+            )
+        return None
 
     def _steps(self, experience: Experience, epoch: int) -> list[list[int]]:
         """The rows of each optimiser step of one pass."""
         generator = torch.Generator().manual_seed(digest(self.seed, "order", self.drawn, epoch))
-        return minibatch_rows(experience.group, self.reuse.minibatches, generator)
+        return minibatch_rows(experience.group, self.method.reuse.minibatches, generator)
 
     def _batches(self, experience: Experience) -> Iterator[Experience]:
         """All micro-batches that a rollout gives, weights filled."""
-        for epoch in range(self.reuse.epochs):
+        for epoch in range(self.method.reuse.epochs):
             for rows in self._steps(experience, epoch):
                 step = collate.take(experience, rows or [0])
-                weigh(step, self.weighting, step.group)
+                weigh(step, self.method.weighting, step.group)
                 for part in layout(collate.lengths(step).tolist(), self.cut):
                     batch = build(step, part, self.cut)
                     yield batch if rows else silent(batch)
@@ -133,7 +113,7 @@ class ExperienceStream:
                 if not part or not rows:
                     continue
                 batch = build(step, part, self.cut)
-                self.score(batch)
+                self.method.score(batch)
                 order = [rows[item] for row in part for item in row]
                 collate.write_back(experience, order, batch, ("old_logprobs", "reference_logprobs"))
 

@@ -1,0 +1,7 @@
+"""The methods: each is a LightningModule of a few lines that joins data, networks and objectives."""
+
+from lit_posttrain.methods.grpo import GRPOModule
+from lit_posttrain.methods.schedules import WarmupDecay
+from lit_posttrain.methods.sft import SFTModule
+
+__all__ = ["GRPOModule", "SFTModule", "WarmupDecay"]

@@ -13,9 +13,10 @@ from lit_posttrain.errors import InputError
 from lit_posttrain.ledger import Ledger
 from lit_posttrain.networks import masks
 from lit_posttrain.networks.cache import KeyValueCache
-from lit_posttrain.networks.flops import FlopCounts, Work
+from lit_posttrain.networks.flops import FlopCounts, decoding_work, training_work
 from lit_posttrain.networks.logprobs import logprobs_of_states, predicted
 from lit_posttrain.networks.lora import adapters_off
+from lit_posttrain.networks.shapes import attention_shape, max_positions
 
 if TYPE_CHECKING:
     from lit_posttrain.networks.load import NetworkConfig
@@ -54,11 +55,31 @@ class CausalNetwork(nn.Module):
         if self.hf_config._attn_implementation == "flash_attention_2":
             return self._hidden_without_padding(batch)
         if masks.is_plain(batch):
-            return self._states(batch.input_ids, None, None)
+            return self.states(batch.input_ids, None, None)
         if not self.packs:
             raise InputError(f"{self.name} cannot keep packed sequences apart; turn packing off.")
         mask = masks.for_layers(masks.segment_mask(batch.segments), self.hf_config, self.dtype)
-        return self._states(batch.input_ids, batch.position_ids, mask)
+        return self.states(batch.input_ids, batch.position_ids, mask)
+
+    def states(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        mask: Any = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """The last hidden states (B, T, H) as the architecture gives them, with a mask in its own form."""
+        length = input_ids.shape[1] + (0 if cache is None else cache.length)
+        if length > self.max_positions:
+            raise InputError(f"{self.name} has {self.max_positions} positions and was given {length} tokens.")
+        output = self.causal.base_model(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state
 
     def head(self, states: Tensor) -> Tensor:
         """Logits (..., V) of states (..., H), in float32 where `fp32_head` is set."""
@@ -83,15 +104,18 @@ class CausalNetwork(nn.Module):
         `attention_mask` is (R, 1, t, cache length after the call) bool, as `masks.left_padded_mask` makes it, or
         None where no row is padded. Call it within `decoding()`.
         """
-        length, queries = cache.length + input_ids.shape[1], input_ids.shape[1]
-        if attention_mask is None and queries < length:
-            none = torch.zeros(len(input_ids), dtype=torch.int64, device=input_ids.device)
-            attention_mask = None if self._sees_all(queries) else masks.left_padded_mask(none, length=length, queries=queries)
-        mask = None if attention_mask is None else masks.for_layers(attention_mask, self.hf_config, self.dtype)
-        states = self._states(input_ids, position_ids, mask, cache)
+        if self.training:
+            raise RuntimeError("decode needs evaluation mode; call it within network.decoding()")
+        queries, length = input_ids.shape[1], cache.length + input_ids.shape[1]
+        mask = self._decoding_mask(attention_mask, input_ids, length)
+        states = self.states(input_ids, position_ids, mask, cache)
         if ledger is not None:
-            self.flops.book(self, Work.decoding(len(input_ids), queries, length), ledger, backward=False)
+            self.flops.book(self, decoding_work(len(input_ids), queries, length), ledger, backward=False)
         return self.head(states[:, -1]).float()
+
+    def new_cache(self, max_tokens: int) -> KeyValueCache:
+        """An empty cache with room for `max_tokens` columns."""
+        return KeyValueCache(self.layers, max_tokens)
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
@@ -104,3 +128,88 @@ class CausalNetwork(nn.Module):
         finally:
             for module, training in modes:
                 module.training = training
+
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """Runs the block with the adapters off: the network as it was before training, for reference log-probs.
+
+        Raises:
+            InputError: without LoRA, where the base network itself is trained.
+        """
+        if self.settings.lora is None:
+            raise InputError("this network has no adapter to turn off; set lora, or load a second network.")
+        with adapters_off(self.model):
+            yield
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Those that require a gradient: the adapters under LoRA, everything otherwise."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    @property
+    def causal(self) -> Any:
+        """The Hugging Face causal language model, adapters (if any) inside its layers."""
+        return self.model if self.settings.lora is None else self.model.get_base_model()
+
+    @property
+    def hf_config(self) -> Any:
+        """The Hugging Face config."""
+        return self.causal.config
+
+    @property
+    def name(self) -> str:
+        """The architecture."""
+        return type(self.causal).__name__
+
+    @property
+    def layers(self) -> int:
+        """Layers with attention."""
+        return attention_shape(self.hf_config).layers
+
+    @property
+    def max_positions(self) -> int:
+        """The longest sequence, in tokens, that the network takes."""
+        return max_positions(self.hf_config)
+
+    @property
+    def vocabulary(self) -> int:
+        """V, rows of the embedding; token ids are below it."""
+        return self.causal.get_input_embeddings().num_embeddings
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights as held."""
+        return self.causal.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.causal.device
+
+    def _decoding_mask(self, mask: Tensor | None, input_ids: Tensor, length: int) -> Any:
+        rows, queries = input_ids.shape
+        if mask is None and queries == length:
+            return None
+        if mask is None:
+            none = torch.zeros(rows, dtype=torch.int64, device=input_ids.device)
+            mask = masks.left_padded_mask(none, length=length, queries=queries)
+        return masks.for_layers(mask, self.hf_config, self.dtype)
+
+    def _hidden_without_padding(self, batch: TokenBatch) -> Tensor:
+        """All real tokens as one row; the flash kernel finds the sequences by positions that start again at 0."""
+        real = batch.segments > 0
+        states = self.states(batch.input_ids[real][None], batch.position_ids[real][None], None)
+        return states.new_zeros(*real.shape, states.shape[-1]).masked_scatter(real[:, :, None], states[0])
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        config = self.hf_config
+        if getattr(config, "logit_scale", None) is not None:
+            logits = logits * config.logit_scale
+        if getattr(config, "logits_scaling", None) is not None:
+            logits = logits / config.logits_scaling
+        cap = getattr(config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def _book(self, batch: TokenBatch, backward: bool, ledger: Ledger) -> None:
+        dense = self.hf_config._attn_implementation != "flash_attention_2"
+        work = training_work(batch, head_positions=int(predicted(batch).sum()), dense=dense)
+        self.flops.book(self, work, ledger, backward=backward)

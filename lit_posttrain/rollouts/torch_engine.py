@@ -14,7 +14,9 @@ from lit_posttrain import keys
 from lit_posttrain.batches import Completion, Request, Sampling, StopReason
 from lit_posttrain.contracts import RolloutEngine
 from lit_posttrain.ledger import Ledger
-from lit_posttrain.networks.network import CausalNetwork, KeyValueCache
+from lit_posttrain.networks.cache import KeyValueCache
+from lit_posttrain.networks.masks import left_padded_mask
+from lit_posttrain.networks.network import CausalNetwork
 from lit_posttrain.rollouts.distribution import choose, sampling_logprobs
 from lit_posttrain.text import ChatText
 
@@ -54,7 +56,6 @@ class TorchEngine(RolloutEngine):
     def __init__(self, network: CausalNetwork, text: ChatText, ledger: Ledger, *, max_rows: int = 1024) -> None:
         self.network, self.text, self.ledger, self.max_rows = network, text, ledger, max_rows
 
-    @torch.no_grad()
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """For each request its completions, in order.
 
@@ -64,18 +65,14 @@ class TorchEngine(RolloutEngine):
         for request in requests:
             self._check(request)
         results: list[list[Completion | None]] = [[None] * request.n for request in requests]
-        was_training = self.network.training
-        self.network.eval()
-        try:
+        with self.network.decoding():
             for parts in self._batches(requests):
                 for part, completions in zip(parts, self._write(parts), strict=True):
                     results[part.index][part.first : part.first + part.n] = completions
-        finally:
-            self.network.train(was_training)
         return [[c for c in completions if c is not None] for completions in results]
 
     def _check(self, request: Request) -> None:
-        limit = self.network.max_positions
+        limit = self.network.hf_config.max_position_embeddings
         if not request.prefix:
             raise ValueError(f"the prompt of problem {request.key.uid!r} has no tokens; nothing to continue")
         if len(request.prefix) + request.sampling.max_new_tokens > limit:
@@ -138,24 +135,20 @@ class TorchEngine(RolloutEngine):
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
         padding = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
-        columns = torch.arange(width, device=device)
-        positions = (columns[None] - padding[:, None]).clamp(min=0)
-        visible = (columns[None, None, :] <= columns[None, :, None]) & (columns[None, None, :] >= padding[:, None, None])
-        visible |= torch.eye(width, dtype=torch.bool, device=device)  # a padding row must see something
-        cache = self.network.new_cache(len(prompts), width, width + new_tokens)
-        logits = self.network.decode(ids.to(device), positions, visible[:, None], cache, ledger=self.ledger)
-        repeats = torch.tensor(counts, device=device)
-        cache.repeat(repeats)
-        return Prefilled(cache, logits.repeat_interleave(repeats, dim=0), padding.repeat_interleave(repeats))
+        positions = (torch.arange(width, device=device)[None] - padding[:, None]).clamp(min=0)
+        mask = left_padded_mask(padding, length=width, queries=width)
+        cache = self.network.new_cache(len(prompts), width + new_tokens)
+        logits = self.network.decode(ids.to(device), positions, mask, cache, ledger=self.ledger)
+        rows = torch.arange(len(prompts), device=device).repeat_interleave(torch.tensor(counts, device=device))
+        cache.select(rows)
+        return Prefilled(cache, logits[rows], padding[rows])
 
     def _next(self, tokens: Tensor, cache: KeyValueCache, padding: Tensor) -> Tensor:
         """Logits (R, V) after one more token of each row."""
         length = cache.length
         positions = (length - padding)[:, None]
-        visible = None
-        if bool((padding > 0).any()):
-            visible = (torch.arange(length + 1, device=tokens.device)[None] >= padding[:, None])[:, None, None]
-        return self.network.decode(tokens[:, None], positions, visible, cache, ledger=self.ledger)
+        mask = left_padded_mask(padding, length=length + 1, queries=1) if bool((padding > 0).any()) else None
+        return self.network.decode(tokens[:, None], positions, mask, cache, ledger=self.ledger)
 
 
 class Rows:

@@ -131,7 +131,9 @@ def _noise(y: Array, v: Array, count: Array, binary: bool) -> tuple[Array, bool,
     if binary and np.any(missing & (count > 0)):
         share = np.clip((y * count + 0.5) / (count + 1), 0.0, 1.0)
         filled = np.where(missing, share * (1 - share) / count, filled)
-        notes.append("within-problem variance not measured (samples_per_problem 1?): binomial, so bands are wide")
+        notes.append(
+            "within-problem variance not measured (samples_per_problem 1?): binomial, so bands are wide"
+        )
     missing = np.isnan(filled)
     if missing.any() and not missing.all():
         filled = np.where(missing, np.nanmedian(filled), filled)

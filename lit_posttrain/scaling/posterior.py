@@ -1,7 +1,7 @@
 """Posterior of the S-curve on a grid: two shape parameters searched, the two levels in closed form.
 
-For fixed C_mid and B the curve is linear in R_0 and A, so a grid over (log C_mid, log B) needs no starting values
-and cannot fail to converge. Notation: y_j = R_0 (1 - f_j) + A f_j + e_j, Var(e_j) = sigma^2 v_j.
+For fixed C_mid and B the curve is linear in R_0 and A, so a grid over (log C_mid, log B) needs no starting
+values and cannot fail to converge. Notation: y_j = R_0 (1 - f_j) + A f_j + e_j, Var(e_j) = sigma^2 v_j.
 Source of the idea: variable projection, Golub and Pereyra 1973; Czech et al. 2026, arXiv:2603.22339.
 """
 
@@ -15,6 +15,8 @@ from lit_posttrain.scaling.sigmoid import Array, log_compute, rise
 
 GRID = 56
 REFINEMENTS = 3
+PROPOSALS = 3
+"""Proposals per draw that is kept."""
 B_CENTRE, B_SPREAD = 1.5, 0.6
 """Prior of the exponent: log-normal; published values run from 1.07 to 2.44 (arXiv:2510.13786, table 1)."""
 B_RANGE = (0.15, 10.0)
@@ -83,42 +85,50 @@ def levels(points: Points, log_c_mid: Array, b: Array) -> Levels:
     return Levels(r_0, a, (residual * residual) @ weight, uu, ug, uy, gg)
 
 
-def log_mass(points: Points, fit: Levels, log_b: Array, bounds: Bounds, freedom: float) -> tuple[Array, Array]:
+def log_mass(
+    points: Points, fit: Levels, log_b: Array, bounds: Bounds, freedom: float
+) -> tuple[Array, Array]:
     """Log posterior mass of each shape, up to a constant, with the levels and sigma^2 integrated out.
 
     Returns:
-        The log mass, and the log of its last factor: the chance that R_0 lies within its bounds at the best A.
+        The log mass, and the log of its last factor: the chance that R_0 is within its bounds at the best A.
     """
     nu = freedom + len(points) - 2
     q = freedom + fit.rss
     scale = np.sqrt(q / nu)
-    a_inside = _between(stdtr, nu, bounds.floor, bounds.cap, fit.a, scale / np.sqrt(fit.gg))
+    a_inside = _inside(nu, bounds.floor, bounds.cap, fit.a, scale / np.sqrt(fit.gg))
     best_a = np.clip(fit.a, bounds.floor, bounds.cap)
-    r_0_inside = np.log(
-        _between(stdtr, nu, bounds.floor, best_a, fit.r_0_given(best_a), scale / np.sqrt(fit.uu))
-    )
+    r_0_inside = np.log(_inside(nu, bounds.floor, best_a, fit.r_0_given(best_a), scale / np.sqrt(fit.uu)))
     prior = -0.5 * ((log_b - np.log(B_CENTRE)) / B_SPREAD) ** 2
     mass = prior - 0.5 * np.log(fit.uu * fit.gg) - 0.5 * nu * np.log(q / 2) + np.log(a_inside) + r_0_inside
     return mass, r_0_inside
 
 
-def _between(cdf, nu: float | None, low, high, centre: Array, scale: Array) -> Array:
-    """P(low < X < high), taken in the tail where the difference keeps its digits."""
+def _standardised(low, high, centre: Array, scale: Array) -> tuple[Array, Array, Array]:
+    """The bounds in scales, mirrored to the left tail, where differences of chances keep their digits."""
     lower, upper = (low - centre) / scale, (high - centre) / scale
     flip = lower > 0
-    lower, upper = np.where(flip, -upper, lower), np.where(flip, -lower, upper)
-    chance = cdf(upper) - cdf(lower) if nu is None else cdf(nu, upper) - cdf(nu, lower)
-    return np.maximum(chance, 1e-300)
+    return np.where(flip, -upper, lower), np.where(flip, -lower, upper), flip
 
 
-def _truncated(cdf, inverse, nu: float | None, low, high, centre: Array, scale: Array, u: Array) -> Array:
-    """Draw from a t (or normal, nu = None) distribution within [low, high] by inversion of uniform `u`."""
-    lower, upper = (low - centre) / scale, (high - centre) / scale
-    flip = lower > 0
-    lower, upper = np.where(flip, -upper, lower), np.where(flip, -lower, upper)
-    p_low, p_high = (cdf(lower), cdf(upper)) if nu is None else (cdf(nu, lower), cdf(nu, upper))
-    p = np.clip(p_low + u * (p_high - p_low), 1e-300, 1 - 1e-16)
-    z = inverse(p) if nu is None else inverse(nu, p)
+def _chance(lower: Array, upper: Array, nu: float | None) -> tuple[Array, Array]:
+    """Cumulative chances at both bounds; normal if nu is None, else Student t."""
+    return (ndtr(lower), ndtr(upper)) if nu is None else (stdtr(nu, lower), stdtr(nu, upper))
+
+
+def _inside(nu: float | None, low, high, centre: Array, scale: Array) -> Array:
+    """P(low < X < high)."""
+    lower, upper, _ = _standardised(low, high, centre, scale)
+    below, above = _chance(lower, upper, nu)
+    return np.maximum(above - below, 1e-300)
+
+
+def _truncated(nu: float | None, low, high, centre: Array, scale: Array, uniform: Array) -> Array:
+    """A draw within [low, high] by inversion of `uniform`."""
+    lower, upper, flip = _standardised(low, high, centre, scale)
+    below, above = _chance(lower, upper, nu)
+    p = np.clip(below + uniform * (above - below), 1e-300, 1 - 1e-16)
+    z = ndtri(p) if nu is None else stdtrit(nu, p)
     return np.clip(centre + np.where(flip, -z, z) * scale, low, high)
 
 
@@ -134,22 +144,27 @@ class Surface:
 def surface(points: Points, bounds: Bounds, freedom: float) -> Surface:
     """The posterior on a grid that is refined three times around where the mass is."""
     positive = points.compute[points.compute > 0]
-    edges = [
-        (np.log(positive[0] / C_MID_BELOW), np.log(positive[-1] * C_MID_ABOVE)),
-        (np.log(B_RANGE[0]), np.log(B_RANGE[1])),
-    ]
-    for _ in range(REFINEMENTS + 1):
-        axes = [low + (high - low) * (np.arange(GRID) + 0.5) / GRID for low, high in edges]
-        mid, log_b = (axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))
-        mass, _ = log_mass(points, levels(points, mid, np.exp(log_b)), log_b, bounds, freedom)
-        mass = mass.reshape(GRID, GRID)
-        grid = Surface(axes[0], axes[1], mass)
-        heavy = mass > mass.max() - NEGLIGIBLE
-        edges = [
-            _zoom(edge, np.flatnonzero(heavy.any(axis=other)))
-            for edge, other in zip(edges, (1, 0), strict=True)
-        ]
+    mid_edge = (np.log(positive[0] / C_MID_BELOW), np.log(positive[-1] * C_MID_ABOVE))
+    b_edge = (np.log(B_RANGE[0]), np.log(B_RANGE[1]))
+    grid = _evaluated(points, bounds, freedom, mid_edge, b_edge)
+    for _ in range(REFINEMENTS):
+        heavy = grid.mass > grid.mass.max() - NEGLIGIBLE
+        mid_edge = _zoom(mid_edge, np.flatnonzero(heavy.any(axis=1)))
+        b_edge = _zoom(b_edge, np.flatnonzero(heavy.any(axis=0)))
+        grid = _evaluated(points, bounds, freedom, mid_edge, b_edge)
     return grid
+
+
+def _evaluated(
+    points: Points, bounds: Bounds, freedom: float, mid_edge: tuple[float, float], b_edge: tuple[float, float]
+) -> Surface:
+    """The log mass at the centres of GRID x GRID cells between the edges."""
+    log_c_mid, log_b = (
+        low + (high - low) * (np.arange(GRID) + 0.5) / GRID for low, high in (mid_edge, b_edge)
+    )
+    mid, b = (axis.ravel() for axis in np.meshgrid(log_c_mid, log_b, indexing="ij"))
+    mass, _ = log_mass(points, levels(points, mid, np.exp(b)), b, bounds, freedom)
+    return Surface(log_c_mid, log_b, mass.reshape(GRID, GRID))
 
 
 def _zoom(edge: tuple[float, float], used: np.ndarray) -> tuple[float, float]:
@@ -162,35 +177,31 @@ def _zoom(edge: tuple[float, float], used: np.ndarray) -> tuple[float, float]:
 def draw(points: Points, bounds: Bounds, freedom: float, count: int, seed: int) -> Draws:
     """`count` draws of the posterior: cell, place in the cell, A, sigma^2, R_0; then resampled by weight.
 
-    The weight corrects what the cell ignores: the slope of the mass within it and the bounds of R_0 at the drawn A.
+    The weight corrects what the cell ignores: how mass varies within it, and the bounds of R_0 given A.
     """
     rng = np.random.default_rng(seed)
-    grid = surface(points, bounds, freedom)
-    proposals = 3 * count
-    mass = np.exp(grid.mass - grid.mass.max()).ravel()
-    cells = _systematic(mass, proposals, rng)
-    row, column = np.unravel_index(cells, grid.mass.shape)
-    jitter = rng.uniform(-0.5, 0.5, (2, proposals))
-    mid = grid.log_c_mid[row] + jitter[0] * (grid.log_c_mid[1] - grid.log_c_mid[0])
-    log_b = grid.log_b[column] + jitter[1] * (grid.log_b[1] - grid.log_b[0])
+    mid, log_b, log_cell = _shapes(surface(points, bounds, freedom), PROPOSALS * count, rng)
     fit = levels(points, mid, np.exp(log_b))
     log_here, inside = log_mass(points, fit, log_b, bounds, freedom)
-    nu = freedom + len(points) - 2
-    q = freedom + fit.rss
-    u = rng.uniform(size=(2, proposals))
-    spread = np.sqrt(q / nu / fit.gg)
-    a = _truncated(stdtr, stdtrit, nu, bounds.floor, bounds.cap, fit.a, spread, u[0])
-    sigma2 = (q + (a - fit.a) ** 2 * fit.gg) / rng.chisquare(nu + 1, proposals)
+    nu, q = freedom + len(points) - 2, freedom + fit.rss
+    u = rng.uniform(size=(2, len(mid)))
+    a = _truncated(nu, bounds.floor, bounds.cap, fit.a, np.sqrt(q / nu / fit.gg), u[0])
+    sigma2 = (q + (a - fit.a) ** 2 * fit.gg) / rng.chisquare(nu + 1, len(mid))
     centre, scale = fit.r_0_given(a), np.sqrt(sigma2 / fit.uu)
-    r_0 = _truncated(ndtr, ndtri, None, bounds.floor, a, centre, scale, u[1])
-    correction = np.log(_between(ndtr, None, bounds.floor, a, centre, scale)) - inside
-    weight = np.exp(_shifted(log_here - grid.mass.ravel()[cells] + correction))
-    chosen = _systematic(weight, count, rng)
+    r_0 = _truncated(None, bounds.floor, a, centre, scale, u[1])
+    log_weight = log_here - log_cell + np.log(_inside(None, bounds.floor, a, centre, scale)) - inside
+    chosen = _systematic(np.exp(log_weight - log_weight.max()), count, rng)
     return Draws(r_0[chosen], a[chosen], mid[chosen], np.exp(log_b[chosen]), sigma2[chosen])
 
 
-def _shifted(log_weight: Array) -> Array:
-    return log_weight - log_weight.max()
+def _shapes(grid: Surface, count: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    """Places (log C_mid, log B), even within cells drawn by mass, and the log mass of those cells."""
+    cells = _systematic(np.exp(grid.mass - grid.mass.max()).ravel(), count, rng)
+    row, column = np.unravel_index(cells, grid.mass.shape)
+    jitter = rng.uniform(-0.5, 0.5, (2, count))
+    mid = grid.log_c_mid[row] + jitter[0] * (grid.log_c_mid[1] - grid.log_c_mid[0])
+    log_b = grid.log_b[column] + jitter[1] * (grid.log_b[1] - grid.log_b[0])
+    return mid, log_b, grid.mass.ravel()[cells]
 
 
 def _systematic(weight: Array, count: int, rng: np.random.Generator) -> np.ndarray:

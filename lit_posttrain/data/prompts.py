@@ -1,0 +1,150 @@
+"""Problems for online methods, probes and test-time compute."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import lightning.pytorch as pl
+import torch
+
+from lit_posttrain.batches import Problem, PromptBatch
+from lit_posttrain.contracts import OnlineMethod, ProblemSource, PromptSource
+from lit_posttrain.data.report import check_lengths, report
+from lit_posttrain.data.steps import Cut
+from lit_posttrain.data.stream import ExperienceStream
+from lit_posttrain.errors import InputError
+from lit_posttrain.keys import digest
+from lit_posttrain.text import ChatText
+
+
+class PromptData(pl.LightningDataModule, PromptSource):
+    """Problems whose answers are drawn, not given.
+
+    Args:
+        source: Where the problems come from.
+        problems_per_rollout: Problems of one rollout.
+        rollouts_per_epoch: Rollouts that Lightning calls an epoch; `max_steps` of the trainer ends the run.
+        max_prompt_tokens: The longest prompt allowed; 0 means what the network and `max_new_tokens` leave.
+        too_long: What happens to a longer one: `error` stops at start, `skip` leaves it out, counted in the
+            report.
+        packed: Put several completions into a row of a micro-batch instead of padding each.
+        row_tokens: Tokens of a packed row; 0 means as many as the longest sequence of the step.
+        probe_problems: Problems of a probe or test; 0 means the whole split.
+        probe_batch: Problems that a probe generates for at a time.
+        seed: Of the order of problems.
+        text: Tokenizer and template; those of the module by default.
+    """
+
+    def __init__(
+        self,
+        source: ProblemSource,
+        problems_per_rollout: int = 64,
+        rollouts_per_epoch: int = 100,
+        max_prompt_tokens: int = 0,
+        too_long: Literal["error", "skip"] = "error",
+        packed: bool = False,
+        row_tokens: int = 0,
+        probe_problems: int = 512,
+        probe_batch: int = 512,
+        seed: int = 0,
+        text: ChatText | None = None,
+    ) -> None:
+        super().__init__()
+        if problems_per_rollout < 1 or rollouts_per_epoch < 1:
+            raise InputError(
+                "problems_per_rollout and rollouts_per_epoch must be at least 1 "
+                f"(got {problems_per_rollout} and {rollouts_per_epoch})"
+            )
+        self.source, self.problems_per_rollout, self.rollouts_per_epoch = source, problems_per_rollout, rollouts_per_epoch
+        self.max_prompt_tokens, self.too_long = max_prompt_tokens, too_long
+        self.packed, self.row_tokens = packed, row_tokens
+        self.probe_problems, self.probe_batch, self.seed, self.text = probe_problems, probe_batch, seed, text
+        self._kept: dict[str, Sequence[Problem]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Checks and reports on the split that the stage reads."""
+        self.problems({"fit": "train", "validate": "validation"}.get(stage, "test"))
+
+    def problems(self, split: str) -> Sequence[Problem]:
+        """The problems of a split that fit.
+
+        Raises:
+            InputError: if there are none, or a prompt does not fit and the policy is `error`.
+        """
+        if split not in self._kept:
+            problems = self.source.problems(split)
+            if not len(problems):
+                raise InputError(f"{type(self.source).__name__} has no problems in split {split!r}")
+            kept, told = check_lengths(problems, self._tokens, self._limit(), self.too_long, name=split)
+            report(told)
+            self._kept[split] = kept
+        return self._kept[split]
+
+    def batch(self, problems: Sequence[Problem]) -> PromptBatch:
+        """Problems with their prompts' token ids."""
+        return PromptBatch(list(problems), [self._tokens(problem) for problem in problems])
+
+    def rollout(self, index: int) -> PromptBatch:
+        """The prompt batch number `index` of training: each pass over the problems is in a new random order."""
+        problems = self.problems("train")
+        first = index * self.problems_per_rollout
+        chosen = []
+        for number in range(first, first + self.problems_per_rollout):
+            chosen.append(problems[self._order(number // len(problems))[number % len(problems)]])
+        return self.batch(chosen)
+
+    def _order(self, epoch: int) -> Sequence[int]:
+        if getattr(self, "_epoch", None) != epoch:
+            generator = torch.Generator().manual_seed(digest(self.seed, "problems", epoch))
+            self._permutation = torch.randperm(len(self.problems("train")), generator=generator).tolist()
+            self._epoch = epoch
+        return self._permutation
+
+    def train_dataloader(self) -> ExperienceStream:
+        """The outer loop of an online method.
+
+        Raises:
+            InputError: if the module does not collect rollouts.
+        """
+        assert self.trainer is not None
+        method = self.trainer.lightning_module
+        if not isinstance(method, OnlineMethod):
+            raise InputError(
+                f"PromptData has no answers to train on, and {type(method).__name__} draws none; give ChatData or a "
+                "method that collects rollouts, such as GRPOModule"
+            )
+        return ExperienceStream(
+            method,
+            self.rollout,
+            cut=Cut(int(self.trainer.accumulate_grad_batches), self.packed, self.row_tokens),
+            rollouts=self.rollouts_per_epoch,
+            seed=self.seed,
+        )
+
+    def probe_batches(self, split: str) -> Iterator[PromptBatch]:
+        """The first `probe_problems` of a split, always the same ones in the same order."""
+        problems = self.problems(split)
+        count = min(self.probe_problems or len(problems), len(problems))
+        for first in range(0, count, self.probe_batch):
+            yield self.batch([problems[i] for i in range(first, min(count, first + self.probe_batch))])
+
+    def test_dataloader(self) -> list[PromptBatch]:
+        """The test split."""
+        return list(self.probe_batches("test"))
+
+    def predict_dataloader(self) -> list[PromptBatch]:
+        """The test split."""
+        return self.test_dataloader()
+
+    def _tokens(self, problem: Problem) -> list[int]:
+        if self.text is None and self.trainer is not None:
+            self.text = self.trainer.lightning_module.text  # type: ignore[assignment]
+        if self.text is None:
+            raise InputError("PromptData has no tokenizer: give it text, or use it with a module that has one")
+        return self.text.prompt_ids(problem.messages)
+
+    def _limit(self) -> int:
+        if self.max_prompt_tokens or self.trainer is None:
+            return self.max_prompt_tokens
+        module = self.trainer.lightning_module
+        sampling = getattr(module, "sampling", None)
+        return int(module.max_positions) - (sampling.max_new_tokens if sampling else 0)  # type: ignore[arg-type]

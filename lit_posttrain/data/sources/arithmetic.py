@@ -1,0 +1,63 @@
+"""Sums, differences and products of random numbers."""
+
+from dataclasses import dataclass
+from random import Random
+
+from lit_posttrain.data.sources.procedural import Drawn, ProceduralSource
+from lit_posttrain.errors import InputError
+
+OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+COMMUTATIVE = "+*"
+
+
+@dataclass(frozen=True)
+class Arithmetic(ProceduralSource):
+    """Problems such as `12+345=` with the answer `357`; the reference is the answer as text.
+
+    The digit count of each operand is uniform from 1 to `digits`, its value uniform among those. Since `a+b`
+    and `b+a` are one problem to a learner, both are in the same split. Held-out problems are distinct, so
+    small operands, of which there are few pairs, are rarer there than in training.
+
+    Args:
+        digits: Most digits of an operand.
+        operations: Characters out of `+-*`; each problem takes one of them at random.
+        train_size: Training problems, drawn with replacement; any number costs nothing.
+        held_out_size: Problems in each of validation and test, all distinct.
+        held_out_share: Share of all problems that belongs to validation, and as much again to test, by a
+            hash of the problem.
+        seed: Of the draws; the split of a problem does not depend on it.
+    """
+
+    digits: int = 3
+    operations: str = "+"
+    train_size: int = 65_536
+    held_out_size: int = 1024
+    held_out_share: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.digits < 1:
+            raise InputError(f"operands need at least one digit; got digits={self.digits}")
+        if not self.operations or set(self.operations) - set(OPERATIONS):
+            raise InputError(
+                f"operations must be characters out of {''.join(OPERATIONS)}; got {self.operations!r}"
+            )
+        self.check()
+
+    def draw(self, random: Random) -> Drawn:
+        """One problem of the whole space."""
+        left, right = self._operand(random), self._operand(random)
+        operation = random.choice(self.operations)
+        answer = str(OPERATIONS[operation](left, right))
+        return Drawn(f"{left}{operation}{right}=", answer, answer, canonical(left, operation, right))
+
+    def _operand(self, random: Random) -> int:
+        digits = random.randint(1, self.digits)
+        return random.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
+
+
+def canonical(left: int, operation: str, right: int) -> str:
+    """The text that decides the split; alike for a problem and its twin with the operands exchanged."""
+    if operation in COMMUTATIVE:
+        left, right = min(left, right), max(left, right)
+    return f"{left}{operation}{right}"

@@ -1,0 +1,195 @@
+"""What every method shares: a policy, an optimiser, the reduction of token losses, logging; nothing else."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from lit_posttrain import names
+from lit_posttrain.batches import TokenBatch
+from lit_posttrain.contracts import Stats, TokenWeights
+from lit_posttrain.errors import InputError
+from lit_posttrain.ledger import Ledger
+from lit_posttrain.networks import CausalNetwork, NetworkConfig, build, estimate, network_state, read_config
+from lit_posttrain.objectives.masked import masked_sum, weighted_sum
+from lit_posttrain.rollouts import TorchEngine
+from lit_posttrain.text import ChatText, TextConfig, load_text
+
+log = logging.getLogger(__name__)
+
+
+class StepStatistics:
+    """Sums over the micro-batches of one optimiser step, so that what is logged speaks of the whole step.
+
+    Names ending in `_max` keep the maximum; `train/loss` is a sum; all others are means over weighted tokens.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.maxima: dict[str, Tensor] = {}
+        self.tokens = torch.zeros(())
+
+    def add(self, loss: Tensor, live: Tensor, stats: Mapping[str, Tensor]) -> None:
+        """One micro-batch: its share of the loss, which tokens count (B, T), per-token statistics (B, T)."""
+        self.tokens = self.tokens.to(live.device) + live.sum()
+        self.sums["train/loss"] = self.sums.get("train/loss", 0) + loss.detach()
+        for name, values in stats.items():
+            if name.endswith("_max"):
+                top = torch.where(live, values.detach(), torch.full_like(values, -torch.inf)).amax()
+                self.maxima[name] = torch.maximum(self.maxima.get(name, top), top)
+            else:
+                self.sums[name] = self.sums.get(name, 0) + masked_sum(values.detach(), live)
+
+    def result(self, reduce: Callable[[Tensor, str], Tensor]) -> dict[str, Tensor]:
+        """The values of the step over all ranks; `reduce(tensor, "sum" or "max")` joins the ranks."""
+        tokens = reduce(self.tokens.float(), "sum")
+        values = {"train/tokens": tokens}
+        for name, total in self.sums.items():
+            whole = reduce(total.float(), "sum")
+            values[name] = whole if name == "train/loss" else whole / tokens.clamp(min=1)
+        return values | {name: reduce(top, "max") for name, top in self.maxima.items()}
+
+
+class PostTrainModule(pl.LightningModule):
+    """A policy network with its tokenizer, optimiser and books.
+
+    Children take one batch in `training_step` and return `self.reduce(token_loss, ...)`; accumulation, clipping,
+    precision and sharding are Lightning's.
+    """
+
+    policy: CausalNetwork
+    engine: TorchEngine
+
+    def __init__(
+        self,
+        network: NetworkConfig,
+        text: TextConfig | None,
+        weighting: TokenWeights,
+        optimizer: OptimizerCallable,
+        schedule: LRSchedulerCallable | None,
+        max_rows: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.text: ChatText = load_text(text or TextConfig(path=network.path))
+        self.weighting = weighting
+        self.make_optimizer, self.make_schedule = optimizer, schedule
+        self.max_rows = max_rows
+        self.ledger = Ledger()
+        self.skipped_steps = 0
+        self._statistics = StepStatistics()
+        self._signal = 0.0
+        self.strict_loading = False  # a reference network is not stored; `on_load_checkpoint` is stricter than this
+
+    def configure_model(self) -> None:
+        """Loads the policy, once, after saying how much memory it will take."""
+        if "policy" in self._modules:
+            return
+        log.info("%s", estimate(self.network))
+        self.policy = build(self.network)
+        self._check_vocabulary()
+        self.engine = TorchEngine(self.policy, self.text, self.ledger, max_rows=self.max_rows)
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of the longest sequence that the network takes."""
+        return int(read_config(self.network).max_position_embeddings)
+
+    def _check_vocabulary(self) -> None:
+        have, need = self.policy.hf_config.vocab_size, self.text.vocabulary_size
+        if need > have:
+            raise InputError(
+                f"the tokenizer knows {need} tokens, the network has embeddings for {have}; "
+                "give the tokenizer that belongs to the network, or a config with a larger vocab_size"
+            )
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over trainable parameters, and the schedule by optimiser step."""
+        optimizer = self.make_optimizer(p for p in self.policy.parameters() if p.requires_grad)
+        if self.make_schedule is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_schedule(optimizer), "interval": "step"}}
+
+    def reduce(self, token_loss: Tensor, batch: TokenBatch, stats: Stats) -> Tensor:
+        """The batch's share of the step's loss, scaled so that Lightning's averaging gives exactly the sum.
+
+        Weights sum to 1 over the step; Lightning divides by the number of micro-batches and averages over ranks.
+        """
+        loss = weighted_sum(token_loss, batch.weights)
+        self._statistics.add(loss, batch.weights != 0, stats)
+        return loss * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def on_train_batch_start(self, batch: TokenBatch, batch_idx: int) -> None:
+        """Notes whether the step has any signal."""
+        self._signal += float(batch.weights.abs().sum())
+        self.ledger.count_trained(int((batch.weights != 0).sum()))
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Logs the whole step: statistics, gradient norm before clipping, learning rate."""
+        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
+        values = self._statistics.result(lambda tensor, how: self.trainer.strategy.reduce(tensor, reduce_op=how))
+        values["train/gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
+        values["train/learning_rate"] = torch.tensor(float(optimizer.param_groups[0]["lr"]))
+        values["train/skipped_steps"] = torch.tensor(float(self.skipped_steps))
+        self.log_dict({names.known(name): value for name, value in values.items()})
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Steps, unless no token of the whole step had a weight: AdamW would move on zero gradients."""
+        if self.trainer.strategy.reduce(torch.tensor(self._signal), reduce_op="sum") > 0:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        else:
+            if optimizer_closure is not None:
+                optimizer_closure()
+            optimizer.zero_grad()
+            self.skipped_steps += 1
+        self._statistics, self._signal = StepStatistics(), 0.0
+
+    def record(self, values: Mapping[str, float]) -> None:
+        """Logs values outside of Lightning's hooks, at the current optimiser step, to every logger."""
+        for name in values:
+            names.known(name)
+        self.trainer.callback_metrics.update({name: torch.tensor(float(v)) for name, v in values.items()})
+        for logger in self.trainer.loggers:
+            logger.log_metrics(dict(values), step=self.global_step)
+
+    def fire(self, hook: str, *arguments: Any) -> None:
+        """Calls a hook of ours on every callback that has it: `hook(trainer, module, *arguments)`."""
+        for callback in getattr(self.trainer, "callbacks", []):
+            method = getattr(callback, hook, None)
+            if method is not None:
+                method(self.trainer, self, *arguments)
+
+    def stop(self, reason: str) -> None:
+        """Ends the training after this step."""
+        log.warning("training stops: %s", reason)
+        self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what an export needs, and leaves networks out that are not trained."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("reference.")}
+        checkpoint["lit_posttrain"] = network_state(self.policy, self.text)
+        checkpoint["skipped_steps"] = self.skipped_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another network.
+
+        Raises:
+            InputError: naming the parameters that are missing or unknown.
+        """
+        self.configure_model()
+        stored = {k for k in checkpoint["state_dict"] if k.startswith("policy.")}
+        expected = {f"policy.{k}" for k in self.policy.state_dict()}
+        if stored != expected:
+            missing, unknown = sorted(expected - stored)[:3], sorted(stored - expected)[:3]
+            raise InputError(
+                f"the checkpoint holds another network: {len(expected - stored)} parameters missing {missing}, "
+                f"{len(stored - expected)} unknown {unknown}; use the config that it was trained with"
+            )
+        self.skipped_steps = checkpoint.get("skipped_steps", 0)

@@ -1,0 +1,228 @@
+"""Group-relative policy optimisation: reinforcement learning from verifiable rewards without a value network."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from lit_posttrain.batches import Answer, Experience, PromptBatch, Sampling, StopReason
+from lit_posttrain.collate import take
+from lit_posttrain.contracts import Advantage, Grader, PolicyLoss, Reuse, TokenWeights
+from lit_posttrain.errors import InputError
+from lit_posttrain.keys import digest
+from lit_posttrain.ledger import Phase
+from lit_posttrain.methods.base import PostTrainModule
+from lit_posttrain.networks import CausalNetwork, NetworkConfig, build, disable_dropout, token_logprobs
+from lit_posttrain.objectives.advantages import GroupAdvantage, informative_groups
+from lit_posttrain.objectives.kl import k3
+from lit_posttrain.objectives.policy import Clipped
+from lit_posttrain.objectives.weights import TokenMean
+from lit_posttrain.rollouts import draw, to_experience
+from lit_posttrain.rollouts.collect import rewards as rewards_of
+from lit_posttrain.text import TextConfig
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """How completions are drawn for training.
+
+    Args:
+        group_size: G, the completions of each problem; their rewards are compared with each other.
+        sampling: Temperature and length; top-p, top-k and a minimum length are refused, since the log-probs of
+            training could not follow them.
+        max_rows: Completions that are written at the same time.
+        grading_deadline_s: Seconds that grading one rollout may take; what is late is masked and counted.
+        rescore: Take the old log-probs from a pass of the training network in the micro-batches of the first
+            update, instead of from the sampler; the first ratio is then exactly 1, for one more forward pass.
+    """
+
+    group_size: int = 8
+    sampling: Sampling = field(default_factory=Sampling)
+    max_rows: int = 1024
+    grading_deadline_s: float = 60.0
+    rescore: bool = False
+
+    def __post_init__(self) -> None:
+        if self.group_size < 2:
+            raise InputError(
+                f"group size {self.group_size} gives zero advantage for every answer; "
+                f"set rollouts.group_size >= 2 (got {self.group_size})"
+            )
+        s = self.sampling
+        if s.temperature <= 0 or s.top_p < 1 or s.top_k > 0 or s.min_new_tokens > 0:
+            raise InputError(
+                "training needs samples from the plain tempered softmax: temperature > 0, top_p 1, top_k 0, "
+                f"min_new_tokens 0 (got temperature {s.temperature}, top_p {s.top_p}, top_k {s.top_k}, "
+                f"min_new_tokens {s.min_new_tokens})"
+            )
+
+
+class GRPOModule(PostTrainModule):
+    """Improves a policy by comparing several graded answers to the same problem.
+
+    Source: Shao et al. 2024, arXiv:2402.03300; clip bounds and token weighting as DAPO, arXiv:2503.14476.
+
+    Args:
+        network: The policy to start from; its untrained self is the reference.
+        grader: Judges the answers.
+        text: The tokenizer and chat template; by default those of `network.path`.
+        rollouts: How answers are drawn.
+        advantage: Turns the rewards of groups into advantages.
+        loss: The surrogate loss of the policy.
+        weighting: How the tokens of a step are weighed.
+        reuse: Passes over a rollout, and optimiser steps per pass.
+        kl_weight: Weight of the KL to the reference (k3) in the loss; the reference is only loaded above 0.
+        optimizer: Any class of torch.optim.
+        schedule: A learning-rate schedule by optimiser step, such as WarmupDecay; none keeps the rate constant.
+        seed: Of the sampling.
+    """
+
+    reference: CausalNetwork
+
+    def __init__(
+        self,
+        network: NetworkConfig,
+        grader: Grader,
+        text: TextConfig | None = None,
+        rollouts: Rollouts = Rollouts(),  # noqa: B008 (frozen)
+        advantage: Advantage = GroupAdvantage(),  # noqa: B008
+        loss: PolicyLoss = Clipped(),  # noqa: B008
+        weighting: TokenWeights = TokenMean(),  # noqa: B008
+        reuse: Reuse = Reuse(),  # noqa: B008
+        kl_weight: float = 0.0,
+        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6, weight_decay=0.0),
+        schedule: LRSchedulerCallable | None = None,
+        seed: int = 0,
+    ) -> None:
+        if kl_weight < 0:
+            raise InputError(f"kl_weight must not be negative (got {kl_weight}); a negative one would reward drifting")
+        super().__init__(network, text, weighting, optimizer, schedule, rollouts.max_rows)
+        self.grader, self.rollouts, self.advantage, self.loss = grader, rollouts, advantage, loss
+        self.sampling = rollouts.sampling
+        self.reuse, self.kl_weight, self.seed = reuse, kl_weight, seed
+        self.needs_scoring = rollouts.rescore or kl_weight > 0
+
+    def configure_model(self) -> None:
+        """Loads the policy with dropout off, and the reference where a KL needs one."""
+        super().configure_model()
+        disable_dropout(self.policy)
+        if self.kl_weight > 0 and self.network.lora is None and "reference" not in self._modules:
+            self.reference = build(self.network)
+            self.reference.requires_grad_(False)
+            disable_dropout(self.reference)
+
+    def setup(self, stage: str) -> None:
+        """Refuses a precision in which every tensor of a batch would be cast."""
+        if str(self.trainer.precision).endswith("-true") and self.trainer.precision != "32-true":
+            raise InputError(
+                f"precision {self.trainer.precision} casts log-probs and advantages; use bf16-mixed or 32-true, "
+                "or set network.dtype"
+            )
+
+    def collect(self, prompts: PromptBatch, index: int) -> Experience | None:
+        """Draws and grades G answers per problem; returns those whose group has something to teach."""
+        with self._precision():
+            answers = draw(
+                self.engine,
+                self.grader,
+                prompts,
+                sampling=self.sampling,
+                n=self.rollouts.group_size,
+                seed=digest(self.seed, "rollout", index),
+                ledger=self.ledger,
+                deadline_s=self.rollouts.grading_deadline_s,
+            )
+        rewards, graded = rewards_of(answers)
+        advantages = self.advantage(rewards.unsqueeze(-1), graded)
+        self._report(answers, advantages, rewards, graded, index)
+        experience = to_experience(
+            answers,
+            prompts.prompt_ids,
+            advantages,
+            temperature=self.sampling.temperature,
+            policy_version=self.global_step,
+            pad_id=self.text.pad_id,
+        )
+        live = (advantages != 0).any(dim=1) | torch.tensor(self.kl_weight > 0)
+        rows = (live[:, None] & graded).flatten().nonzero().squeeze(-1)
+        return take(experience, rows.tolist()) if len(rows) else None
+
+    @torch.no_grad()
+    def score(self, experience: Experience) -> None:
+        """Old log-probs where `rescore` asks for them, and reference log-probs where the KL does."""
+        with self.ledger.phase(Phase.SCORING), self._precision():
+            batch = experience.to(self.device)
+            if self.rollouts.rescore:
+                experience.old_logprobs = self._logprobs(self.policy, batch).cpu()
+            if self.kl_weight > 0 and self.network.lora is not None:
+                with self.policy.adapter_off():
+                    experience.reference_logprobs = self._logprobs(self.policy, batch).cpu()
+            elif self.kl_weight > 0:
+                experience.reference_logprobs = self._logprobs(self.reference, batch).cpu()
+
+    def training_step(self, batch: Experience, batch_idx: int) -> Tensor:
+        """The batch's share of the step's loss."""
+        logprobs = self._logprobs(self.policy, batch)
+        token_loss, stats = self.loss(logprobs, batch)
+        new = logprobs.detach()
+        stats["policy/entropy_nats"] = -batch.sampled_logprobs
+        stats["policy/engine_gap_nats"] = (batch.old_logprobs - batch.sampled_logprobs).abs()
+        stats["policy/kl_old_nats"] = k3(new, batch.old_logprobs)
+        if batch.reference_logprobs is not None:
+            kl = k3(logprobs, batch.reference_logprobs)
+            stats["policy/kl_reference_nats"] = kl
+            token_loss = token_loss + self.kl_weight * kl
+        return self.reduce(token_loss, batch, stats)
+
+    def _logprobs(self, network: CausalNetwork, batch: Experience) -> Tensor:
+        return token_logprobs(network, batch, temperature=batch.temperature, ledger=self.ledger)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """The precision of training, for work that the loader asks for."""
+        return self.trainer.precision_plugin.forward_context()
+
+    def _report(
+        self, answers: list[list[Answer]], advantages: Tensor, rewards: Tensor, graded: Tensor, index: int
+    ) -> None:
+        """Logs the rollout and shows it to the callbacks."""
+        told = [
+            [replace(answer, advantage=float(a)) for answer, a in zip(group, row, strict=True)]
+            for group, row in zip(answers, advantages, strict=True)
+        ]
+        self.record(rollout_metrics(told, rewards, graded, self.grader.lowest) | {"rollout/problems": (index + 1) * len(told)})
+        self.fire("on_experience", told)
+
+
+def rollout_metrics(
+    answers: list[list[Answer]], rewards: Tensor, graded: Tensor, lowest: float
+) -> dict[str, float]:
+    """What a rollout was like, by the names of `names.py`; means are over graded completions."""
+    flat = [answer for group in answers for answer in group]
+    informative = informative_groups(rewards, graded)
+    settled = ~informative & graded.any(dim=1)
+    values = rewards[graded]
+    correct = [float(answer.grade.correct) for answer in flat if answer.grade.correct is not None]
+    first = torch.where(graded, rewards, torch.full_like(rewards, -torch.inf)).amax(dim=1)
+    metrics = {
+        "rollout/length_mean_tokens": sum(len(a.completion.tokens) for a in flat) / len(flat),
+        "rollout/truncated_fraction": sum(a.completion.stop is StopReason.LENGTH for a in flat) / len(flat),
+        "rollout/ungraded_fraction": 1 - float(graded.float().mean()),
+        "rollout/informative_fraction": float(informative.float().mean()),
+        "rollout/solve_none_fraction": float((settled & (first <= lowest)).float().mean()),
+        "rollout/solve_all_fraction": float((settled & (first > lowest)).float().mean()),
+    }
+    if len(values):
+        metrics["reward/mean"] = float(values.mean())
+        metrics["reward/standard_deviation"] = float(values.std(unbiased=False))
+    if correct:
+        metrics["reward/correct_fraction"] = sum(correct) / len(correct)
+    return metrics | _part_means(flat)
+
+
+def _part_means(flat: list[Answer]) -> dict[str, float]:
+    graded = [answer.grade.parts for answer in flat if answer.grade.reward is not None]
+    parts = {name for grade in graded for name in grade}
+    return {f"reward/{name}": sum(g[name] for g in graded if name in g) / max(1, sum(name in g for g in graded)) for name in parts}

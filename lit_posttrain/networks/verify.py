@@ -1,0 +1,45 @@
+"""A check on four tokens, once per network, that our reading of the architecture is right."""
+
+import torch
+from torch import Tensor
+
+from lit_posttrain.batches import TokenBatch
+from lit_posttrain.errors import InputError
+from lit_posttrain.networks.network import CausalNetwork
+
+RELATIVE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+
+
+def verify(network: CausalNetwork) -> bool:
+    """Compares our hidden states and head with the model's own logits; returns whether rows may be packed.
+
+    Raises:
+        InputError: if the logits differ, as for an architecture that changes them in a way unknown to us.
+    """
+    ids = torch.randint(network.hf_config.vocab_size, (1, 4), device=network.device)
+    with network.decoding():
+        theirs = network.model(input_ids=ids, use_cache=False).logits.float()
+        ours = network.head(network.hidden(_rows(ids, [1, 1, 1, 1], [0, 1, 2, 3]))).float()
+        if not _close(ours, theirs, network.dtype):
+            raise InputError(
+                f"the logits of {network.name} are not its output layer on its last hidden states; "
+                "this architecture is not supported."
+            )
+        packed = network.hidden(_rows(ids, [1, 1, 2, 2], [0, 1, 0, 1]))
+        alone = network.hidden(_rows(ids.view(2, 2), [1, 1, 2, 2], [0, 1, 0, 1]))
+    return _close(packed.flatten(0, 1), alone.flatten(0, 1), network.dtype)
+
+
+def _rows(ids: Tensor, segments: list[int], positions: list[int]) -> TokenBatch:
+    shape = ids.shape
+    return TokenBatch(
+        ids,
+        torch.tensor(segments, device=ids.device).view(shape),
+        torch.tensor(positions, device=ids.device).view(shape),
+        torch.ones_like(ids, dtype=torch.bool),
+        torch.ones_like(ids, dtype=torch.float32),
+    )
+
+
+def _close(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
+    return bool((ours - theirs).abs().max() <= RELATIVE[dtype] * theirs.abs().max().clamp_min(1.0))

@@ -1,0 +1,134 @@
+"""`fit`, `validate`, `test` and `predict`: a LightningCLI over every room's parts.
+
+Parts are named in YAML by class, with a short name where it is one of ours, torch's or Lightning's.
+"""
+
+import os
+import shlex
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerStatus
+
+import lit_posttrain.data.sources
+import lit_posttrain.graders
+import lit_posttrain.methods
+import lit_posttrain.objectives.advantages
+import lit_posttrain.objectives.policy
+import lit_posttrain.objectives.weights  # noqa: F401 (imported so that YAML finds them by short name)
+from lit_posttrain.checkpoints.run_state import RunState
+from lit_posttrain.data import PromptData
+from lit_posttrain.errors import InputError
+from lit_posttrain.test_time import TestTimeModule
+from lit_posttrain.tracking.compute import ComputeMeter
+from lit_posttrain.tracking.console import Console
+from lit_posttrain.tracking.mlflow import JournaledMLflowLogger  # noqa: F401
+from lit_posttrain.tracking.probe import AccuracyProbe
+from lit_posttrain.tracking.transcripts import Transcripts  # noqa: F401
+
+EXIT_INTERRUPTED = 130
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+    "num_sanity_val_steps": 0,
+}
+
+
+class ConfigToLoggers(SaveConfigCallback):
+    """Gives the resolved config to the loggers once training really starts, so that a failed start leaves nothing."""
+
+    def __init__(self, parser: Any, config: Any, **kwargs: Any) -> None:
+        super().__init__(parser, config, **{**kwargs, "save_to_log_dir": False})
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Nothing yet."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The config as parameters and as an artifact."""
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """To every logger: parameters; the YAML to those that keep text."""
+        for logger in trainer.loggers:
+            logger.log_hyperparams(self.config.as_dict())
+            log_text = getattr(logger, "log_text", None)
+            if log_text is not None:
+                log_text(self.parser.dump(self.config, skip_none=False), "config.yaml")
+
+
+class PostTrainCLI(LightningCLI):
+    """Lightning's command line with our subcommands, our callbacks and test-time modules."""
+
+    latest: ClassVar["PostTrainCLI | None"] = None
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The four of the trainer."""
+        hidden = {"model", "dataloaders", "datamodule", "train_dataloaders", "val_dataloaders"}
+        return {"fit": hidden, "validate": hidden, "test": hidden, "predict": hidden}
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would replace the arguments of YAML and command line by the checkpoint's, silently: not here."""
+
+    def instantiate_classes(self) -> None:
+        """Builds everything; `test` and `predict` then run a test-time module over the method's policy."""
+        PostTrainCLI.latest = None
+        super().instantiate_classes()
+        PostTrainCLI.latest = self
+        if self.subcommand in ("test", "predict") and not isinstance(self.model, TestTimeModule):
+            self._to_test_time()
+
+    def was_interrupted(self) -> bool:
+        """Whether the trainer was stopped by Ctrl-C."""
+        return self.trainer.state.status == TrainerStatus.INTERRUPTED
+
+    def how_to_go_on(self, arguments: Sequence[str]) -> str:
+        """Which checkpoint there is, and the command that goes on from it."""
+        saved = [c.last_model_path for c in self.trainer.checkpoint_callbacks if getattr(c, "last_model_path", "")]
+        if not saved:
+            return f"Stopped at step {self.trainer.global_step}; no checkpoint was written."
+        command = " ".join(["lit-posttrain", *map(shlex.quote, arguments), "--ckpt_path", shlex.quote(saved[0])])
+        return f"Stopped at step {self.trainer.global_step}; the state is in {saved[0]}. Go on with:\n  {command}"
+
+    def _to_test_time(self) -> None:
+        probe = next((c for c in self.trainer.callbacks if isinstance(c, AccuracyProbe)), None)
+        data = self.datamodule if isinstance(self.datamodule, PromptData) else None
+        if probe is not None and isinstance(probe.data, PromptData):
+            data = probe.data
+        grader = getattr(self.model, "grader", None) if probe is None or probe.grader is None else probe.grader
+        sampling = getattr(self.model, "sampling", None) if probe is None or probe.sampling is None else probe.sampling
+        if data is None or grader is None or sampling is None:
+            raise InputError(
+                f"`{self.subcommand}` needs problems, a grader and a sampling: give the config an AccuracyProbe with "
+                "data, grader and sampling, or use a TestTimeModule as the model"
+            )
+        samples = 4 if probe is None else probe.samples_per_problem
+        self.trainer.callbacks = [c for c in self.trainer.callbacks if not isinstance(c, AccuracyProbe | ComputeMeter)]
+        self.model = TestTimeModule.from_method(self.model, grader=grader, sampling=sampling, n=samples)
+        self.datamodule = data
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one of the four commands; Ctrl-C leaves a checkpoint and says how to go on."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        PostTrainCLI(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=ConfigToLoggers,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER_DEFAULTS | {"callbacks": [ComputeMeter(), RunState(), Console()]},
+            auto_configure_optimizers=False,
+            args=list(arguments),
+        )
+    except SystemExit as stop:
+        if PostTrainCLI.latest is not None and PostTrainCLI.latest.was_interrupted():
+            print(PostTrainCLI.latest.how_to_go_on(arguments))
+            return EXIT_INTERRUPTED
+        raise
+    return 0

@@ -1,0 +1,61 @@
+"""Cutting a step: every sequence once, balanced, weights of the whole step."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_posttrain import collate
+from lit_posttrain.data.steps import Cut, balanced, layout, micro_batches, minibatch_rows, weigh
+from lit_posttrain.objectives.weights import SequenceMean, TokenMean
+
+
+def step_of(sizes):
+    rows = [[1] * n for n in sizes]
+    return collate.from_lists(rows, [[i > 0 for i in range(n)] for n in sizes], pad_id=0)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 8))
+def test_balanced_parts_hold_everything_once(sizes, parts):
+    groups = balanced(sizes, parts)
+    assert len(groups) == parts
+    assert sorted(item for group in groups for item in group) == list(range(len(sizes)))
+    if len(sizes) >= parts:
+        assert all(groups)
+
+
+def test_balanced_by_hand():
+    assert balanced([4, 1, 1, 2], 2) == [[1, 2, 3], [0]]
+
+
+@given(st.lists(st.integers(2, 9), min_size=1, max_size=12), st.integers(1, 5), st.booleans())
+def test_weights_sum_to_one_over_the_micro_batches(sizes, k, packed):
+    step = step_of(sizes)
+    weigh(step, SequenceMean())
+    batches = micro_batches(step, Cut(k, packed, 20))
+    assert len(batches) == k
+    assert abs(sum(float(b.weights.sum()) for b in batches) - 1) < 1e-5
+    assert sum(int((b.weights > 0).sum()) for b in batches) == sum(n - 1 for n in sizes)
+
+
+def test_more_micro_batches_than_sequences_gives_silent_ones():
+    step = step_of([3])
+    weigh(step, TokenMean())
+    batches = micro_batches(step, Cut(3))
+    assert [float(b.weights.sum()) > 0 for b in batches].count(True) == 1
+    assert all(b.input_ids.shape == (1, 3) for b in batches)
+
+
+def test_layout_packs_to_the_longest_by_default():
+    rows = layout([5, 2, 2, 1], Cut(1, packed=True))
+    assert sorted(sum(row) for row in [[[5, 2, 2, 1][i] for i in r] for r in rows[0]]) == [5, 5]
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.integers(1, 5))
+def test_groups_stay_together(group, count):
+    group = torch.tensor(group)
+    steps = minibatch_rows(group, count, torch.Generator().manual_seed(0))
+    assert len(steps) == count
+    assert sorted(row for rows in steps for row in rows) == list(range(len(group)))
+    if len(group.unique()) >= count:
+        owners = [{int(group[row]) for row in rows} for rows in steps]
+        assert sum(map(len, owners)) == len(group.unique())
