@@ -5,11 +5,12 @@ Parts are named in YAML by class, with a short name where it is one of ours, tor
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerStatus
 
 import lit_posttrain.data.sources
@@ -26,6 +27,7 @@ from lit_posttrain.tracking.compute import ComputeMeter
 from lit_posttrain.tracking.console import Console
 from lit_posttrain.tracking.mlflow import JournaledMLflowLogger  # noqa: F401
 from lit_posttrain.tracking.probe import AccuracyProbe
+from lit_posttrain.tracking.stopping import BestOnProbe
 from lit_posttrain.tracking.transcripts import Transcripts  # noqa: F401
 
 EXIT_INTERRUPTED = 130
@@ -69,6 +71,10 @@ class PostTrainCLI(LightningCLI):
         """The four of the trainer."""
         hidden = {"model", "dataloaders", "datamodule", "train_dataloaders", "val_dataloaders"}
         return {"fit": hidden, "validate": hidden, "test": hidden, "predict": hidden}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Every run keeps its best and its last checkpoint."""
+        parser.add_lightning_class_args(BestOnProbe, "checkpoint")
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would replace the arguments of YAML and command line by the checkpoint's, silently: not here."""
@@ -114,6 +120,7 @@ class PostTrainCLI(LightningCLI):
 def run(arguments: Sequence[str]) -> int:
     """Runs one of the four commands; Ctrl-C leaves a checkpoint and says how to go on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.argv[1:] = arguments  # where LightningCLI and the processes that Lightning launches read them
     try:
         PostTrainCLI(
             pl.LightningModule,
@@ -124,7 +131,6 @@ def run(arguments: Sequence[str]) -> int:
             seed_everything_default=0,
             trainer_defaults=TRAINER_DEFAULTS | {"callbacks": [ComputeMeter(), RunState(), Console()]},
             auto_configure_optimizers=False,
-            args=list(arguments),
         )
     except SystemExit as stop:
         if PostTrainCLI.latest is not None and PostTrainCLI.latest.was_interrupted():

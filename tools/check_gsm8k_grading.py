@@ -1,7 +1,7 @@
 """Checks the grader of GSM8K on real worked answers: `python tools/check_gsm8k_grading.py DIR`.
 
-DIR holds {train,test,model_solutions}.jsonl.gz: rows with `question` and `answer` (a worked answer that ends in
-`#### number`), and for the last file with solutions of four models, each labelled `is_correct`.
+DIR holds {train,test,model_solutions}.jsonl.gz: rows with `question` and `answer` (a worked answer that ends
+in `#### number`), and for the last file with solutions of four models, each labelled `is_correct`.
 """
 
 import argparse
@@ -18,10 +18,11 @@ import torch
 
 from lit_posttrain.batches import Completion, Grade, Problem, StopReason
 from lit_posttrain.contracts import Grader
-from lit_posttrain.graders import NumericMatch, grade_all
+from lit_posttrain.graders import MathAnswer, NumericMatch, grade_all
 
+LEAST_AGREEMENT = 0.995
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
-GRADER = NumericMatch(markers=("####", "A:"))
+GRADERS = {"NumericMatch": NumericMatch(markers=("####", "A:")), "MathAnswer": MathAnswer()}
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,8 @@ def _report(name: str, found: Agreement) -> None:
     rate = found.rows / found.seconds
     print(f"{name}: {agreeing} of {found.rows} grades agree ({found.share:.4%}), {rate:,.0f} a second")
     for row, grade in found.disagreements:
-        print(
-            f"  {row.uid}: gold {row.gold!r}, label {row.is_correct}, grade {grade.verdict} {grade.answer_key!r}"
-        )
+        said = f"{grade.verdict} {grade.answer_key!r} {grade.note}"
+        print(f"  {row.uid}: gold {row.gold!r}, label {row.is_correct}, grade {said}")
         print(f"    text ends: {row.text[-120:]!r}")
 
 
@@ -109,10 +109,14 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, metavar="DIR")
     folder = parser.parse_args().folder
-    worked, modelled = agreement(GRADER, references(folder)), agreement(GRADER, solutions(folder))
-    _report("reference answers", worked)
-    _report("model solutions", modelled)
-    sys.exit(int(bool(worked.disagreements) or modelled.share < 0.995))
+    is_kept = True
+    for name, grader in GRADERS.items():
+        worked, modelled = agreement(grader, references(folder)), agreement(grader, solutions(folder))
+        _report(f"{name}, reference answers", worked)
+        _report(f"{name}, model solutions", modelled)
+        is_kept = is_kept and not worked.disagreements and modelled.share >= LEAST_AGREEMENT
+        grader.close()
+    sys.exit(0 if is_kept else 1)
 
 
 if __name__ == "__main__":

@@ -23,25 +23,26 @@ SHARD_SIZE = "5GB"
 
 @dataclass(frozen=True)
 class Exported:
-    """What a checkpoint holds: its Hugging Face model (or `PeftModel`) with weights, and the texts beside it."""
+    """A checkpoint's Hugging Face model (or `PeftModel`) with weights, and its other entries."""
 
     model: Any
     settings: NetworkConfig
     state: Mapping[str, Any]
 
 
-def export_command(checkpoint: Path, output: Path, adapter: bool = False) -> None:
-    """Writes the policy of a checkpoint as a Hugging Face folder.
+def export_command(checkpoint: Path | str, output: Path | str, adapter: bool = False) -> int:
+    """Writes the policy of a checkpoint as a Hugging Face folder; returns the exit status.
 
     Args:
         checkpoint: A checkpoint file of a fit.
         output: The folder to write; it must not exist.
         adapter: Write only the LoRA adapter instead of merging it into the network.
     """
-    folder = export(checkpoint, output, merge=not adapter)
+    folder = export(Path(checkpoint), Path(output), merge=not adapter)
     megabytes = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     kind = "adapter" if adapter else "network, tokenizer and generation settings"
     print(f"{checkpoint} -> {folder}: {kind}, {megabytes:,.1f} MB")
+    return 0
 
 
 def export(checkpoint: Path, output: Path, *, merge: bool = True) -> Path:
@@ -57,12 +58,13 @@ def export(checkpoint: Path, output: Path, *, merge: bool = True) -> Path:
     Raises:
         InputError: if the file is no such checkpoint, the folder exists, or there is no adapter to write.
     """
-    checkpoint, output = Path(checkpoint), Path(output)
     if output.exists():
         raise InputError(f"{output} exists already; give a folder that does not.")
     content = read(checkpoint)
     if not merge and content.settings.lora is None:
-        raise InputError(f"{checkpoint} was trained without LoRA, so it has no adapter; export the whole network.")
+        raise InputError(
+            f"{checkpoint} was trained without LoRA, so it has no adapter; export the whole network."
+        )
     with _renamed_when_whole(output) as folder:
         _write_adapter(content, folder) if not merge else _write_network(content, folder)
         for name, text in content.state["tokenizer"].items():
@@ -79,18 +81,24 @@ def read(checkpoint: Path) -> Exported:
     content = _load(checkpoint)
     state = content.get("lit_posttrain")
     if not isinstance(state, dict) or "state_dict" not in content:
-        raise InputError(f"{checkpoint} holds no policy of ours (no entry 'lit_posttrain'); give a checkpoint of a fit.")
+        raise InputError(
+            f"{checkpoint} holds no policy of ours (no entry 'lit_posttrain'); give a checkpoint of a fit."
+        )
     strange = [name for name in state["tokenizer"] if Path(name).name != name]
     if strange:
         raise InputError(f"{checkpoint} would write the files {strange} outside of the folder; refused.")
     weights = {
-        name.removeprefix(PREFIX): value for name, value in content["state_dict"].items() if name.startswith(PREFIX)
+        name.removeprefix(PREFIX): value
+        for name, value in content["state_dict"].items()
+        if name.startswith(PREFIX)
     }
     settings = NetworkConfig.from_dict(state["network"])
     model = empty_model(state["config"], settings)
     missing, unknown = model.load_state_dict(weights, strict=False, assign=True)
     if missing or unknown:
-        raise InputError(f"{checkpoint} does not fit its own config: missing {missing[:3]}, unknown {unknown[:3]}.")
+        raise InputError(
+            f"{checkpoint} does not fit its own config: missing {missing[:3]}, unknown {unknown[:3]}."
+        )
     return Exported(model, settings, state)
 
 

@@ -101,7 +101,7 @@ def _message(message: Any, column: str) -> dict[str, str]:
     role, content = fields.get("role"), fields.get("content")
     if role not in ROLES or not isinstance(content, str):
         raise BrokenRow(
-            f"{column} holds {_shown(message)}; a message has a role ({', '.join(ROLES)}) and a text as content"
+            f"{column} holds {_shown(message)}; a message has a role ({', '.join(ROLES)}) and a text, content"
         )
     return {"role": role, "content": content}
 

@@ -120,6 +120,11 @@ class PromptData(pl.LightningDataModule, PromptSource):
             seed=self.seed,
         )
 
+    def setup_probe(self, text: ChatText, split: str) -> None:
+        """Takes the tokenizer of the method that is probed, and checks the split."""
+        self.text = self.text or text
+        self.problems(split)
+
     def probe_batches(self, split: str) -> Iterator[PromptBatch]:
         """The first `probe_problems` of a split, always the same ones in the same order."""
         problems = self.problems(split)

@@ -25,14 +25,14 @@ def compare(gold: str, answer: str, symbolic: Symbolic, tolerance: float) -> Ver
     """The verdict on a simplified answer, given the simplified gold one."""
     if _spaceless(gold) == _spaceless(answer):
         return Verdict.CORRECT
+    gold_word = word(gold)
+    if gold_word:
+        return _yes(gold_word == word(answer))
     if fault(answer):
         return Verdict.MALFORMED
     if fault(gold):
         return Verdict.GOLD_UNPARSEABLE
     gold, answer = _unnamed(gold, answer)
-    gold_word = word(gold)
-    if gold_word:
-        return _yes(gold_word == (word(answer) or answer.casefold()))
     gold_number, number = as_number(gold), as_number(answer)
     if gold_number and number:
         gold_unit, unit = split_unit(gold)[1], split_unit(answer)[1]

@@ -43,8 +43,8 @@ class NumericMatch(SingleGrader):
 
     Args:
         take: Which number counts: `last` of the text, or the `whole` text must be one number.
-        markers: Texts such as `####` or `answer is`, case ignored, the preferred first. A number directly after
-            the last occurrence of one (a colon may stand between) is taken before `take` applies.
+        markers: Texts such as `####` or `answer is`, case ignored, the preferred first. A number directly
+            after the last occurrence of one (a colon may stand between) is taken before `take` applies.
         tolerance: Relative error allowed where the reference is written as a decimal.
     """
 

@@ -106,7 +106,7 @@ def _where(function: Callable[..., object]) -> dict[str, str]:
             found = attrgetter(qualname)(importlib.import_module(module))
     if found != function or not module or not qualname:
         raise InputError(
-            f"{function!r} cannot be imported by name in a worker process; give a plain function defined at "
-            "the top level of an importable module (not a lambda, an inner function, or one of the main script)."
+            f"{function!r} cannot be imported by name in a worker process; give a plain function at the top "
+            "level of an importable module (not a lambda, an inner function, or one of the main script)."
         )
     return {"module": module, "qualname": qualname}

@@ -1,8 +1,6 @@
 """Grades mathematical answers: exact numbers here, symbolic ones by math-verify in worker processes."""
 
 import signal
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,19 +13,18 @@ from lit_posttrain.contracts import Grader
 from lit_posttrain.errors import InputError
 from lit_posttrain.graders.equivalence import Symbolic, compare, is_set, key, worst
 from lit_posttrain.graders.extraction import answer_text, boxed, stated
-from lit_posttrain.graders.notation import fault, simplify
+from lit_posttrain.graders.notation import MAX_CHARACTERS, fault, simplify
 from lit_posttrain.graders.single import bad_reference, decided, failed, ungraded
+from lit_posttrain.graders.verdict_cache import NeedsWorker, VerdictCache
 from lit_posttrain.graders.worker_pool import WorkerPool
 from lit_posttrain.graders.worker_process import Outcome, Reply
 
 MAX_BOXES = 4
-MAX_TEXT = 4 * 512
+PROBE = "7"
+MAX_SPELLINGS = 32
+MAX_TEXT = 4 * MAX_CHARACTERS
 STARVATION = 5
 TEXT_SIGNALS = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS)
-
-
-class NeedsWorker(Exception):
-    """Only a symbolic comparison can decide."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +32,8 @@ class MathAnswer(Grader):
     r"""Correct when the stated answer is mathematically equal to the reference.
 
     The answer is the last balanced `\boxed{...}`, else the last stated one (`#### x`, `A: x`, `The answer is
-    x`), else the last number; where the text has `</think>`, only what follows it counts. Several different boxed
-    values are correct only if every one is, or if the reference is a set that they list.
+    x`), else the last number; where the text has `</think>`, only what follows it counts. Several different
+    boxed values are correct only if every one is, or if the reference is a set that they list.
 
     Integers and rationals are compared exactly in this process, lists element by element, the rest
     symbolically by math-verify in worker processes, which are killed when they take too long. Model text is
@@ -60,7 +57,7 @@ class MathAnswer(Grader):
     tolerance: float = 1e-5
     cache_size: int = 65_536
     _pool: WorkerPool = field(init=False, repr=False, compare=False)
-    _cache: "_Verdicts" = field(init=False, repr=False, compare=False)
+    _cache: VerdictCache = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.deadline_s <= 0 or self.workers < 1:
@@ -69,7 +66,7 @@ class MathAnswer(Grader):
         wall_s = STARVATION * self.deadline_s
         pool = WorkerPool("math_worker.py", self.workers, wall_s, cpu_s=self.deadline_s, options=options)
         object.__setattr__(self, "_pool", pool)
-        object.__setattr__(self, "_cache", _Verdicts(self.cache_size))
+        object.__setattr__(self, "_cache", VerdictCache(self.cache_size))
 
     def grade(self, items: Sequence[tuple[Problem, Completion]]) -> list[Grade]:
         """One grade per item, in order; the answer key is the value in lowest terms, or the text."""
@@ -99,13 +96,10 @@ class MathAnswer(Grader):
         answers = _answers(text, is_set(gold))
         if not answers:
             return failed(Verdict.NO_ANSWER)
-        note = fault(answers[-1])
-        if note:
-            return failed(Verdict.MALFORMED, note)
         if len(answers) > MAX_BOXES:
             return failed(Verdict.INCORRECT, f"{len(answers)} different boxed answers")
         verdict = worst([compare(gold, answer, symbolic, self.tolerance) for answer in answers])
-        return _grade(verdict, key(answers[-1]), len(answers))
+        return _grade(verdict, answers)
 
     def _ask(self, gold: str, answer: str) -> Verdict:
         """The verdict of a worker on a simplified pair; remembered unless the failure is ours."""
@@ -114,47 +108,18 @@ class MathAnswer(Grader):
         if fault(gold) or fault(answer):
             return Verdict.GOLD_UNPARSEABLE if fault(gold) else Verdict.MALFORMED
         verdict = _verdict(self._pool.ask({"gold": gold, "answer": answer}))
+        if verdict is Verdict.TIMEOUT and answer != PROBE and self._ask(gold, PROBE) is Verdict.TIMEOUT:
+            verdict = Verdict.GOLD_TIMEOUT  # it takes as long for the simplest answer
         self._cache.remember(gold, answer, verdict)
         return verdict
-
-
-class _Verdicts:
-    """Symbolic verdicts by (gold, answer), the oldest forgotten first; usable from any thread."""
-
-    def __init__(self, size: int) -> None:
-        self.size, self.lock = size, threading.Lock()
-        self.verdicts: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
-
-    def known(self, gold: str, answer: str) -> Verdict:
-        """The remembered verdict.
-
-        Raises:
-            NeedsWorker: if there is none.
-        """
-        with self.lock:
-            verdict = self.verdicts.get((gold, "")) or self.verdicts.get((gold, answer))
-        if verdict is None:
-            raise NeedsWorker
-        return verdict
-
-    def remember(self, gold: str, answer: str, verdict: Verdict) -> None:
-        """Keeps a verdict; one on the gold answer itself holds for every answer to it."""
-        if verdict in (Verdict.GRADER_ERROR, Verdict.GRADER_TIMEOUT):
-            return
-        with self.lock:
-            self.verdicts[gold, "" if verdict in UNGRADED_VERDICTS else answer] = verdict
-            if len(self.verdicts) > self.size:
-                self.verdicts.popitem(last=False)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Verdicts, (self.size,)
 
 
 def _answers(text: str, wants_set: bool) -> list[str]:
     """The simplified answers that must all be right, without repetition; empty if nothing is stated."""
     text = answer_text(text)
-    boxes = boxed(text)
-    found = boxes or [stated(text) or ""]
+    found = list(dict.fromkeys(boxed(text))) or [stated(text) or ""]
+    if len(found) > MAX_SPELLINGS:
+        return found
     answers: dict[str, str] = {}
     for content in found:
         answer = simplify(content) if len(content) <= MAX_TEXT else content
@@ -192,10 +157,12 @@ def _verdict(reply: Reply) -> Verdict:
     return Verdict.GRADER_ERROR
 
 
-def _grade(verdict: Verdict, answer_key: str, answers: int) -> Grade:
-    if verdict in (Verdict.CORRECT, Verdict.INCORRECT):
-        note = f"{answers} different boxed answers" if answers > 1 else ""
-        return decided(verdict is Verdict.CORRECT, answer_key, note)
+def _grade(verdict: Verdict, answers: Sequence[str]) -> Grade:
     if verdict in UNGRADED_VERDICTS:
         return ungraded(verdict)
-    return failed(verdict, answer_key=answer_key)
+    last = answers[-1]
+    answer_key = key(last) if len(last) <= MAX_CHARACTERS else None
+    if verdict in (Verdict.CORRECT, Verdict.INCORRECT):
+        note = f"{len(answers)} different boxed answers" if len(answers) > 1 else ""
+        return decided(verdict is Verdict.CORRECT, answer_key, note)
+    return failed(verdict, fault(last), answer_key=answer_key)

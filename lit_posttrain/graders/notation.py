@@ -41,7 +41,7 @@ _WRAPPERS = [
     for p in (r"\$+([^$]*)\$+", r"\\\((.*)\\\)", r"\\\[(.*)\\\]", r"\\f?box(?:ed)? *\{(.*)\}")
 ]
 _LITERAL = re.compile(r"\^ *\{? *-? *([0-9]+)|([0-9]+) *\}? *!")
-_FORBIDDEN = re.compile(r"['\"`;@#&?\x00-\x08\x0e-\x1f]|__|\.[A-Za-z_]|\.\\?_|lambda(?![A-Za-z])|!!")
+_FORBIDDEN = re.compile(r"['\"`;@#?\x00-\x08\x0e-\x1f]|__|\.[A-Za-z_]|\.\\?_|lambda(?![A-Za-z])|!!")
 _FRACTION = re.compile(r"([0-9]*) *\\frac *\{ *(-?[0-9]+) *\} *\{ *([0-9]+) *\}")
 _POWER_OF_TEN = re.compile(r" \\cdot 10\^\{? *(-?[0-9]{1,3}) *\}?")
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 MAX_DIGITS = 64
 
-_UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,21}(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _OVER = rf"(?P<over>(?:{_UNSIGNED})(?:[eE][+-]?[0-9]{{1,3}}(?![0-9]))?)"
 _UNDER = rf"(?:/(?P<under>{_UNSIGNED}))?"
 _CURRENCY = "[$€£]?"
@@ -14,7 +14,7 @@ _SIGNED = rf"(?P<sign>[+-]? ?{_CURRENCY} ?-?){_OVER}{_UNDER}"
 _WHOLE_TEXT = re.compile(rf"{_SIGNED} ?(?P<percent>%?)\.?")
 _MIXED = re.compile(r"(?P<sign>[+-]?)(?P<whole>[0-9]{1,9}) +(?P<over>[0-9]{1,9})/(?P<under>[0-9]{1,9})")
 _IN_TEXT = re.compile(
-    rf"(?P<sign>(?:(?<![0-9A-Za-z)\].])-)?{_CURRENCY}-?)(?<![0-9A-Za-z_.]){_OVER}{_UNDER}(?P<percent>%?)"
+    rf"(?P<sign>(?:(?<![0-9A-Za-z)\].])-)?(?:[$€£]-?)?)(?<![0-9A-Za-z_.]){_OVER}{_UNDER}(?P<percent>%?)"
 )
 _TOO_LONG = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
 

@@ -100,10 +100,10 @@ class PostTrainModule(pl.LightningModule):
         return int(read_config(self.network).max_position_embeddings)
 
     def _check_vocabulary(self) -> None:
-        have, need = self.policy.hf_config.vocab_size, self.text.vocabulary_size
+        have, need = self.policy.hf_config.vocab_size, self.text.highest_id + 1
         if need > have:
             raise InputError(
-                f"the tokenizer knows {need} tokens, the network has embeddings for {have}; "
+                f"the tokenizer writes ids up to {need - 1}, the network has embeddings for {have}; "
                 "give the tokenizer that belongs to the network, or a config with a larger vocab_size"
             )
 

@@ -165,7 +165,8 @@ class GRPOModule(PostTrainModule):
 
     def training_step(self, batch: Experience, batch_idx: int) -> Tensor:
         """The batch's share of the step's loss."""
-        logprobs = self._logprobs(self.policy, batch)
+        with self.ledger.phase(Phase.UPDATE):
+            logprobs = self._logprobs(self.policy, batch)
         token_loss, stats = self.loss(logprobs, batch)
         new = logprobs.detach()
         stats["policy/entropy_nats"] = -batch.sampled_logprobs

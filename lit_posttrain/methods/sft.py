@@ -40,7 +40,8 @@ class SFTModule(PostTrainModule):
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """The batch's share of the step's loss."""
-        logprobs = token_logprobs(self.policy, batch, ledger=self.ledger)
+        with self.ledger.phase(Phase.UPDATE):
+            logprobs = token_logprobs(self.policy, batch, ledger=self.ledger)
         loss = negative_log_likelihood(logprobs)
         return self.reduce(loss, batch, {"train/negative_log_likelihood_nats": loss})
 

@@ -2,7 +2,7 @@
 
 from lit_posttrain.networks.cache import KeyValueCache
 from lit_posttrain.networks.dropout import disable_dropout
-from lit_posttrain.networks.load import NetworkConfig, build
+from lit_posttrain.networks.load import NetworkConfig, build, read_config
 from lit_posttrain.networks.logprobs import token_logprobs
 from lit_posttrain.networks.lora import LoraSettings
 from lit_posttrain.networks.memory import MemoryEstimate, estimate
@@ -19,5 +19,6 @@ __all__ = [
     "disable_dropout",
     "estimate",
     "network_state",
+    "read_config",
     "token_logprobs",
 ]

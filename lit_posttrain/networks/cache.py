@@ -8,7 +8,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class KeyValueLayer(CacheLayerMixin):
-    """One layer's keys and values, (rows, key heads, max_tokens, head dimension); the first `length` are filled."""
+    """One layer's keys and values, (rows, key heads, max_tokens, head dimension), filled up to `length`."""
 
     is_sliding = False
 
@@ -23,7 +23,9 @@ class KeyValueLayer(CacheLayerMixin):
         self.values = self._room(value_states, value_states.shape[0])
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Writes the new tokens behind the old ones; returns views of all that is filled."""
         if self.keys is None or self.values is None:
             self.lazy_initialization(key_states, value_states)

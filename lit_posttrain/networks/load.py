@@ -8,11 +8,13 @@ from typing import Any, Literal
 import torch
 
 from lit_posttrain.errors import InputError
+from lit_posttrain.networks.attention import GROUPED
 from lit_posttrain.networks.lora import LoraSettings, attach, check_targets
 from lit_posttrain.networks.network import CausalNetwork
 from lit_posttrain.networks.verify import verify
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KERNELS = {"sdpa": GROUPED, "eager": "eager", "flash_attention_2": "flash_attention_2"}
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -53,6 +55,8 @@ class NetworkConfig:
             raise InputError(f"a network needs exactly one of path and config; {given} was given.")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype is {self.dtype!r}; it must be one of {sorted(DTYPES)}.")
+        if self.attention not in KERNELS:
+            raise InputError(f"attention is {self.attention!r}; it must be one of {sorted(KERNELS)}.")
         if self.chunk_tokens < 0:
             raise InputError(f"chunk_tokens is {self.chunk_tokens}; it must be 0 (no chunks) or more.")
 
@@ -71,8 +75,8 @@ def build(settings: NetworkConfig) -> CausalNetwork:
     """Loads or makes the network on the CPU and checks that it does what the other rooms rely on.
 
     Raises:
-        InputError: for a folder that is no model, an unknown model type, an architecture whose log-probs we would
-            get wrong, or LoRA targets that match nothing.
+        InputError: for a folder that is no model, an unknown model type, an architecture whose log-probs we
+            would get wrong, or LoRA targets that match nothing.
     """
     config = read_config(settings)
     check_architecture(config, settings)
@@ -82,7 +86,11 @@ def build(settings: NetworkConfig) -> CausalNetwork:
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(settings.seed)
-        model = _random(config, settings) if settings.path is None else _pretrained(config, settings)
+        model = (
+            _random(config, settings)
+            if settings.path is None
+            else _pretrained(settings.path, config, settings)
+        )
         packs = verify(CausalNetwork(model, _without_lora(settings), original))
         if settings.lora is not None:
             model = attach(model, settings.lora, settings.path)
@@ -119,11 +127,14 @@ def check_architecture(config: Any, settings: NetworkConfig) -> None:
     """
     if getattr(config, "attn_logit_softcapping", None) is not None and settings.attention == "sdpa":
         raise InputError(
-            f"{config.model_type} caps its attention scores, which sdpa leaves out silently; set attention: eager."
+            f"{config.model_type} caps its attention scores, which sdpa leaves out silently; "
+            "set attention: eager."
         )
     unknown = set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES
     if unknown:
-        raise InputError(f"{config.model_type} has layers of type {sorted(unknown)}; {sorted(LAYER_TYPES)} are known.")
+        raise InputError(
+            f"{config.model_type} has layers of type {sorted(unknown)}; {sorted(LAYER_TYPES)} are known."
+        )
 
 
 def on_meta(config: Any, settings: NetworkConfig) -> Any:
@@ -155,7 +166,9 @@ def _check_folder(folder: Path) -> None:
     if not looks_local:
         return
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give a folder with config.json and safetensors, or a hub name.")
+        raise InputError(
+            f"{folder} is no folder; give a folder with config.json and safetensors, or a hub name."
+        )
     missing = [] if (folder / "config.json").exists() else ["config.json"]
     if not any(folder.glob("*.safetensors")):
         missing.append("weights as *.safetensors")
@@ -167,25 +180,25 @@ def _random(config: Any, settings: NetworkConfig) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_config(
-        config, dtype=DTYPES[settings.dtype], attn_implementation=settings.attention
+        config, dtype=DTYPES[settings.dtype], attn_implementation=KERNELS[settings.attention]
     )
 
 
-def _pretrained(config: Any, settings: NetworkConfig) -> Any:
+def _pretrained(path: str, config: Any, settings: NetworkConfig) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
         return AutoModelForCausalLM.from_pretrained(
-            settings.path,
+            path,
             config=config,
             revision=settings.revision,
             dtype=DTYPES[settings.dtype],
-            attn_implementation=settings.attention,
+            attn_implementation=KERNELS[settings.attention],
             trust_remote_code=False,
             use_safetensors=True,
         )
     except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"the network {settings.path!r} could not be loaded: {error}") from error
+        raise InputError(f"the network {path!r} could not be loaded: {error}") from error
 
 
 def _without_lora(settings: NetworkConfig) -> NetworkConfig:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def token_logprobs(
     network: "CausalNetwork", batch: TokenBatch, *, temperature: float = 1.0, ledger: Ledger | None = None
 ) -> Tensor:
-    """Log-probability (B, T), float32, nats, of each token under `batch.mask` given those before it in its segment.
+    """Log-probability (B, T), float32, nats, of each token given those before it in its segment.
 
-    Exactly 0 outside the mask and at the first token of a segment. The logits are divided by `temperature`.
-    The forward, and the backward to come where the result requires a gradient, are booked in `ledger` at once.
+    Exactly 0 outside `batch.mask` and at the first token of a segment. Logits are divided by `temperature`.
+    The forward, and the backward to come where the result requires a gradient, are booked at once.
 
     Raises:
         InputError: for a temperature that is not positive, or a batch that the network cannot take.
@@ -37,15 +37,22 @@ def predicted(batch: TokenBatch) -> Tensor:
 
 
 def logprobs_of_states(
-    states: Tensor, batch: TokenBatch, head: Callable[[Tensor], Tensor], *, temperature: float, chunk_tokens: int
+    states: Tensor,
+    batch: TokenBatch,
+    head: Callable[[Tensor], Tensor],
+    *,
+    temperature: float,
+    chunk_tokens: int,
 ) -> Tensor:
-    """Log-probabilities (B, T) from `states` (B, T, H), the last hidden states, and `head`: (N, H) to logits (N, V).
+    """Log-probabilities (B, T) from the last hidden states (B, T, H) and `head`: (N, H) to logits (N, V).
 
     The head is applied only where the next token is under the mask, `chunk_tokens` positions at a time, and
     each chunk again in the backward, so that logits exist for one chunk only; 0 = all at once and kept.
     """
     if not temperature > 0:
-        raise InputError(f"the log-probabilities at temperature {temperature} are not defined; it must be above 0.")
+        raise InputError(
+            f"the log-probabilities at temperature {temperature} are not defined; it must be above 0."
+        )
     wanted = predicted(batch)
     rows, columns = wanted.nonzero(as_tuple=True)
     chosen = states.flatten(0, 1).index_select(0, rows * states.shape[1] + columns)
@@ -72,7 +79,9 @@ def _recomputed(*arguments: Any) -> Tensor:
     return result
 
 
-def _logprobs(states: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], temperature: float) -> Tensor:
+def _logprobs(
+    states: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], temperature: float
+) -> Tensor:
     logits = head(states).float()
     if temperature != 1.0:
         logits = logits / temperature

@@ -55,9 +55,12 @@ def check_targets(model: nn.Module, settings: LoraSettings) -> None:
         if not any(name == target or name.endswith("." + target) for name in names)
     ]
     if missing or not settings.target_modules:
-        known = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if is_linear(module)})
+        known = sorted(
+            {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if is_linear(module)}
+        )
         raise InputError(
-            f"lora.target_modules {missing} match no layer of {type(model).__name__}; its linear layers are {known}."
+            f"lora.target_modules {missing} match no layer of {type(model).__name__}; "
+            f"its linear layers are {known}."
         )
 
 

@@ -28,7 +28,7 @@ def segment_mask(segments: Tensor) -> Tensor:
 
 
 def left_padded_mask(padding: Tensor, *, length: int, queries: int) -> Tensor:
-    """(R, 1, queries, length) bool: the last `queries` of `length` columns, `padding` (R,) columns left unseen.
+    """(R, 1, queries, length) bool: the last `queries` of `length` columns, the first `padding` (R,) unseen.
 
     A padding token sees itself, so that no row of the mask is empty.
     """
@@ -44,7 +44,7 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def within_window(mask: Tensor, window: int) -> Tensor:
-    """`mask` (..., Q, K) without keys `window` or more columns back; the last query stands in the last column."""
+    """`mask` (..., Q, K) without keys `window` or more columns back; the last query is the last column."""
     queries, keys = mask.shape[-2:]
     own = torch.arange(keys - queries, keys, device=mask.device)[:, None]
     return mask & (own - torch.arange(keys, device=mask.device) < window)

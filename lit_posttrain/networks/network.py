@@ -38,7 +38,7 @@ class CausalNetwork(nn.Module):
         self.flops = FlopCounts()
 
     def forward(self, batch: TokenBatch, *, temperature: float = 1.0, ledger: Ledger | None = None) -> Tensor:
-        """Log-probabilities (B, T) as `logprobs.token_logprobs` says; called as a module so that hooks fire."""
+        """Log-probabilities (B, T) as `token_logprobs` says; called as a module so that hooks fire."""
         result = logprobs_of_states(
             self.hidden(batch),
             batch,
@@ -101,8 +101,8 @@ class CausalNetwork(nn.Module):
     ) -> Tensor:
         """Logits (R, V), float32, after the last of the tokens `input_ids` (R, t), which join `cache`.
 
-        `attention_mask` is (R, 1, t, cache length after the call) bool, as `masks.left_padded_mask` makes it, or
-        None where no row is padded. Call it within `decoding()`.
+        `attention_mask` is (R, 1, t, cache length after the call) bool, as `masks.left_padded_mask` makes it,
+        or None where no row is padded. Call it within `decoding()`.
         """
         if self.training:
             raise RuntimeError("decode needs evaluation mode; call it within network.decoding()")
@@ -119,7 +119,7 @@ class CausalNetwork(nn.Module):
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
-        """Evaluation mode without gradients, as a cache needs it; the former mode comes back after the block."""
+        """Evaluation mode without gradients, as a cache needs it; the old mode comes back after the block."""
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
@@ -131,7 +131,7 @@ class CausalNetwork(nn.Module):
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
-        """Runs the block with the adapters off: the network as it was before training, for reference log-probs.
+        """Runs the block with the adapters off: the network before training, for reference log-probs.
 
         Raises:
             InputError: without LoRA, where the base network itself is trained.
@@ -195,7 +195,7 @@ class CausalNetwork(nn.Module):
         return masks.for_layers(mask, self.hf_config, self.dtype)
 
     def _hidden_without_padding(self, batch: TokenBatch) -> Tensor:
-        """All real tokens as one row; the flash kernel finds the sequences by positions that start again at 0."""
+        """All real tokens as one row; the flash kernel finds sequences by positions that start again at 0."""
         real = batch.segments > 0
         states = self.states(batch.input_ids[real][None], batch.position_ids[real][None], None)
         return states.new_zeros(*real.shape, states.shape[-1]).masked_scatter(real[:, :, None], states[0])

@@ -28,7 +28,7 @@ def network_state(network: CausalNetwork, text: ChatText) -> dict[str, Any]:
 
 
 def empty_model(config: dict[str, Any], settings: NetworkConfig) -> Any:
-    """The stored network without memory for its weights, with its adapter; for `load_state_dict(assign=True)`."""
+    """The stored network and its adapter without memory for weights; for `load_state_dict(assign=True)`."""
     from transformers import AutoConfig
 
     model = on_meta(AutoConfig.for_model(**config), settings)

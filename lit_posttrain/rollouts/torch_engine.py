@@ -137,7 +137,7 @@ class TorchEngine(RolloutEngine):
         padding = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
         positions = (torch.arange(width, device=device)[None] - padding[:, None]).clamp(min=0)
         mask = left_padded_mask(padding, length=width, queries=width)
-        cache = self.network.new_cache(len(prompts), width + new_tokens)
+        cache = self.network.new_cache(width + new_tokens)
         logits = self.network.decode(ids.to(device), positions, mask, cache, ledger=self.ledger)
         rows = torch.arange(len(prompts), device=device).repeat_interleave(torch.tensor(counts, device=device))
         cache.select(rows)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Fit accuracy against training compute, R(C) = R_0 + (A - R_0) / (1 + (C_mid/C)^B), for the runs of "
-    "an MLflow experiment, with intervals for every number; draw the curves; say what twice the compute brings. "
+    "an MLflow experiment, with intervals for every number, drawn, with a forecast to twice the compute. "
     "Writes curve.png, curve.html (interactive) and curve.json, also as artifacts of a run."
 )
 
@@ -138,7 +138,7 @@ def _pooled(selection: Selection, axis: str) -> Series:
     if axis in DEVICE_AXES and len(devices) > 1:
         unknown = ", ".join(one.name for one in series if one.device is None)
         raise InputError(
-            f"cannot pool device time: {unknown} have no `device` tag; choose --x flops or set it"
+            f"cannot pool device time: {unknown} have no tag `device.name`; choose --x flops or set it"
         )
     name = f"pool of {len(series)} runs"
     ids = tuple(run_id for one in series for run_id in one.run_ids)

@@ -6,6 +6,7 @@ import numpy as np
 
 from lit_posttrain.errors import InputError
 from lit_posttrain.scaling import flags as flag
+from lit_posttrain.scaling.estimates import Band, Estimate, Forecast, band, estimate, forecast, limits
 from lit_posttrain.scaling.least_squares import Best, best_curve
 from lit_posttrain.scaling.points import Points
 from lit_posttrain.scaling.posterior import PRIOR_FREEDOM, Bounds, Draws, draw
@@ -13,55 +14,6 @@ from lit_posttrain.scaling.sigmoid import Array
 
 DRAWS = 4000
 UNKNOWN_NOISE_FREEDOM = 1.0
-WORTHWHILE = 0.01
-"""A gain of one accuracy point: what P(gain) is about."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Posterior median and the limits of the central interval at the level of the fit."""
-
-    median: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What training on would bring, for the same problems.
-
-    Attributes:
-        compute_end: compute of the last point.
-        at_end: accuracy of the curve there, noise apart.
-        at_double: accuracy at twice that compute.
-        gain: their difference: the gain for 100 % more compute.
-        gain_probability: P(gain >= 0.01).
-    """
-
-    compute_end: float
-    at_end: Estimate
-    at_double: Estimate
-    gain: Estimate
-    gain_probability: float
-
-
-@dataclass(frozen=True)
-class Band:
-    """The curve and its predictive band, evaluation noise included, at each point; arrays (m,)."""
-
-    curve: Array
-    low: Array
-    high: Array
-    inside: np.ndarray
-
-    @property
-    def width(self) -> Array:
-        return self.high - self.low
-
-    @property
-    def coverage(self) -> float:
-        """Share of the fitted points inside; in-sample, so it flatters."""
-        return float(self.inside.mean())
 
 
 @dataclass(frozen=True)
@@ -118,7 +70,7 @@ class SigmoidFit:
         """
         if self.draws is None:
             raise InputError(f"there is no fit: {'; '.join(map(str, self.flags))}")
-        return _limits(self.draws.curve(compute), self.level)
+        return limits(self.draws.curve(compute), self.level)
 
 
 def fit(
@@ -159,13 +111,13 @@ def fit(
         bounds,
         seed,
         flags=early + tuple(_late_flags(points, draws, points.accuracy - fitted)),
-        a=_estimate(draws.a, level),
-        r_0=_estimate(draws.r_0, level),
-        c_mid=_estimate(np.exp(draws.log_c_mid), level),
-        b=_estimate(draws.b, level),
-        over_dispersion=_estimate(draws.sigma2, level),
-        forecast=_forecast(points, draws, level),
-        band=_band(points, draws, level, seed),
+        a=estimate(draws.a, level),
+        r_0=estimate(draws.r_0, level),
+        c_mid=estimate(np.exp(draws.log_c_mid), level),
+        b=estimate(draws.b, level),
+        over_dispersion=estimate(draws.sigma2, level),
+        forecast=forecast(points, draws, level),
+        band=band(points, draws, level, seed),
         r_squared=_r_squared(points.accuracy, fitted),
         best=best,
         draws=draws,
@@ -173,44 +125,10 @@ def fit(
 
 
 def _late_flags(points: Points, draws: Draws, residual: Array) -> list[flag.Flag]:
-    a, c_mid = _estimate(draws.a, 0.9), _estimate(np.exp(draws.log_c_mid), 0.9)
+    a, c_mid = estimate(draws.a, 0.9), estimate(np.exp(draws.log_c_mid), 0.9)
     end = float(points.compute[-1])
     found = flag.identification(end, c_mid.high, a.low, a.high)
     return found + flag.wandering(residual / np.sqrt(points.variance))
-
-
-def _limits(samples: Array, level: float) -> tuple[Array, Array, Array]:
-    tail = (1 - level) / 2
-    low, median, high = np.quantile(samples, [tail, 0.5, 1 - tail], axis=0)
-    return median, low, high
-
-
-def _estimate(samples: Array, level: float) -> Estimate:
-    median, low, high = _limits(samples, level)
-    return Estimate(float(median), float(low), float(high))
-
-
-def _forecast(points: Points, draws: Draws, level: float) -> Forecast:
-    end = float(points.compute[-1])
-    now, double = draws.curve(np.array([end, 2 * end])).T
-    gain = double - now
-    return Forecast(
-        compute_end=end,
-        at_end=_estimate(now, level),
-        at_double=_estimate(double, level),
-        gain=_estimate(gain, level),
-        gain_probability=float((gain >= WORTHWHILE).mean()),
-    )
-
-
-def _band(points: Points, draws: Draws, level: float, seed: int) -> Band:
-    """A new evaluation of the same checkpoint, drawn for every draw of the curve."""
-    rng = np.random.default_rng((seed, 1))
-    curves = draws.curve(points.compute)
-    noise = rng.standard_normal(curves.shape) * np.sqrt(draws.sigma2[:, None] * points.variance)
-    _, low, high = _limits(curves + noise, level)
-    inside = (points.accuracy >= low) & (points.accuracy <= high)
-    return Band(np.median(curves, axis=0), low, high, inside)
 
 
 def _r_squared(y: Array, fitted: Array) -> float:

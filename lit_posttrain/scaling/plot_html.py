@@ -30,7 +30,7 @@ def draw_html(
     for trace in traces(curves, scale):
         _bands(figure, trace)
         _lines(figure, trace)
-        _points(figure, trace)
+        _points(figure, trace, scale)
     _layout(figure, scale, AXIS_UNITS.get(axis, axis), quantity, title)
     path.write_text(figure.to_html(include_plotlyjs=True, full_html=True), encoding="utf-8")
 
@@ -70,17 +70,18 @@ def _lines(figure: Figure, trace: Trace) -> None:
         )
 
 
-def _points(figure: Figure, trace: Trace) -> None:
+def _points(figure: Figure, trace: Trace, scale: Axis) -> None:
     place, accuracy, error = trace.points
     figure.add_scatter(
         x=place.tolist(),
+        customdata=np.where(place < scale.gap, 0.0, place).tolist(),
         y=accuracy.tolist(),
         error_y=_error_bars(error),
         mode="markers",
         marker={"color": trace.colour, "size": 7, "line": {"color": "white", "width": 0.8}},
         legendgroup=trace.name,
         name=escape("   ".join(trace.legend)),
-        hovertemplate="C %{x:.3g}<br>measured %{y:.3f}<extra></extra>",
+        hovertemplate="C %{customdata:.3g}<br>measured %{y:.3f}<extra></extra>",
     )
 
 

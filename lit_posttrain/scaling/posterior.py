@@ -8,10 +8,10 @@ Source of the idea: variable projection, Golub and Pereyra 1973; Czech et al. 20
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from lit_posttrain.scaling.points import Points
 from lit_posttrain.scaling.sigmoid import Array, log_compute, rise
+from lit_posttrain.scaling.truncated import inside, truncated
 
 GRID = 56
 REFINEMENTS = 3
@@ -96,40 +96,12 @@ def log_mass(
     nu = freedom + len(points) - 2
     q = freedom + fit.rss
     scale = np.sqrt(q / nu)
-    a_inside = _inside(nu, bounds.floor, bounds.cap, fit.a, scale / np.sqrt(fit.gg))
+    a_inside = inside(nu, bounds.floor, bounds.cap, fit.a, scale / np.sqrt(fit.gg))
     best_a = np.clip(fit.a, bounds.floor, bounds.cap)
-    r_0_inside = np.log(_inside(nu, bounds.floor, best_a, fit.r_0_given(best_a), scale / np.sqrt(fit.uu)))
+    r_0_inside = np.log(inside(nu, bounds.floor, best_a, fit.r_0_given(best_a), scale / np.sqrt(fit.uu)))
     prior = -0.5 * ((log_b - np.log(B_CENTRE)) / B_SPREAD) ** 2
     mass = prior - 0.5 * np.log(fit.uu * fit.gg) - 0.5 * nu * np.log(q / 2) + np.log(a_inside) + r_0_inside
     return mass, r_0_inside
-
-
-def _standardised(low, high, centre: Array, scale: Array) -> tuple[Array, Array, Array]:
-    """The bounds in scales, mirrored to the left tail, where differences of chances keep their digits."""
-    lower, upper = (low - centre) / scale, (high - centre) / scale
-    flip = lower > 0
-    return np.where(flip, -upper, lower), np.where(flip, -lower, upper), flip
-
-
-def _chance(lower: Array, upper: Array, nu: float | None) -> tuple[Array, Array]:
-    """Cumulative chances at both bounds; normal if nu is None, else Student t."""
-    return (ndtr(lower), ndtr(upper)) if nu is None else (stdtr(nu, lower), stdtr(nu, upper))
-
-
-def _inside(nu: float | None, low, high, centre: Array, scale: Array) -> Array:
-    """P(low < X < high)."""
-    lower, upper, _ = _standardised(low, high, centre, scale)
-    below, above = _chance(lower, upper, nu)
-    return np.maximum(above - below, 1e-300)
-
-
-def _truncated(nu: float | None, low, high, centre: Array, scale: Array, uniform: Array) -> Array:
-    """A draw within [low, high] by inversion of `uniform`."""
-    lower, upper, flip = _standardised(low, high, centre, scale)
-    below, above = _chance(lower, upper, nu)
-    p = np.clip(below + uniform * (above - below), 1e-300, 1 - 1e-16)
-    z = ndtri(p) if nu is None else stdtrit(nu, p)
-    return np.clip(centre + np.where(flip, -z, z) * scale, low, high)
 
 
 @dataclass(frozen=True)
@@ -182,14 +154,14 @@ def draw(points: Points, bounds: Bounds, freedom: float, count: int, seed: int) 
     rng = np.random.default_rng(seed)
     mid, log_b, log_cell = _shapes(surface(points, bounds, freedom), PROPOSALS * count, rng)
     fit = levels(points, mid, np.exp(log_b))
-    log_here, inside = log_mass(points, fit, log_b, bounds, freedom)
+    log_here, r_0_inside = log_mass(points, fit, log_b, bounds, freedom)
     nu, q = freedom + len(points) - 2, freedom + fit.rss
     u = rng.uniform(size=(2, len(mid)))
-    a = _truncated(nu, bounds.floor, bounds.cap, fit.a, np.sqrt(q / nu / fit.gg), u[0])
+    a = truncated(nu, bounds.floor, bounds.cap, fit.a, np.sqrt(q / nu / fit.gg), u[0])
     sigma2 = (q + (a - fit.a) ** 2 * fit.gg) / rng.chisquare(nu + 1, len(mid))
     centre, scale = fit.r_0_given(a), np.sqrt(sigma2 / fit.uu)
-    r_0 = _truncated(None, bounds.floor, a, centre, scale, u[1])
-    log_weight = log_here - log_cell + np.log(_inside(None, bounds.floor, a, centre, scale)) - inside
+    r_0 = truncated(None, bounds.floor, a, centre, scale, u[1])
+    log_weight = log_here - log_cell + np.log(inside(None, bounds.floor, a, centre, scale)) - r_0_inside
     chosen = _systematic(np.exp(log_weight - log_weight.max()), count, rng)
     return Draws(r_0[chosen], a[chosen], mid[chosen], np.exp(log_b[chosen]), sigma2[chosen])
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import lit_posttrain
 from lit_posttrain.scaling import least_squares, posterior
-from lit_posttrain.scaling.fit import DRAWS, WORTHWHILE, Estimate, SigmoidFit
+from lit_posttrain.scaling.estimates import WORTHWHILE, Estimate
+from lit_posttrain.scaling.fit import DRAWS, SigmoidFit
 from lit_posttrain.scaling.runs import Series
 
 FORMAT = 1

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lit_posttrain.errors import InputError
 from lit_posttrain.names import METRICS, is_known
-from lit_posttrain.scaling.points import Points, make_points
-from lit_posttrain.scaling.sigmoid import Array
+from lit_posttrain.scaling.history import read_points
+from lit_posttrain.scaling.points import Points
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,13 +19,12 @@ if TYPE_CHECKING:
 KIND_TAG = "lit_posttrain.kind"
 CURVE_KIND = "curve"
 """Runs with this tag hold fitted curves; they are written by the command and never read by it."""
-DEVICE_TAG = "device"
+DEVICE_TAGS = ("device", "device.name")
+"""Where a run names its device type: set by hand, or by the logger; the first one found counts."""
 DEVICE_AXES = ("device_hours", "device_seconds")
 AXES = tuple(
     name.removeprefix("scurve/") for name, text in METRICS.items() if text.startswith("compute axis:")
 )
-STORED_INFINITY = 1e300
-"""MLflow's SQL store keeps infinities as the largest float."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +98,11 @@ def read_runs(
     series: list[Series] = []
     skipped: list[tuple[str, str]] = []
     for run in chosen:
-        points = _points(client, run, axis, quantity)
+        points = read_points(client, run, axis, quantity)
         if isinstance(points, str):
             skipped.append((_name(run), points))
         else:
-            device = run.data.tags.get(DEVICE_TAG)
+            device = next((run.data.tags[tag] for tag in DEVICE_TAGS if tag in run.data.tags), None)
             series.append(Series(_name(run), (run.info.run_id,), device, points))
     if not series:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped) or "no runs match"
@@ -192,50 +189,3 @@ def _check_devices(series: Sequence[Series], axis: str) -> None:
             f"device time on different devices is not one axis: {seen}; "
             "choose --x flops or --x tokens, or select the runs of one device with --run or --filter"
         )
-
-
-def _points(client: MlflowClient, run: Run, axis: str, quantity: str) -> Points | str:
-    """The points of one run, or why it has none."""
-    logged = run.data.metrics
-    for name in (f"scurve/{quantity}", f"scurve/{axis}"):
-        if name not in logged:
-            return f"no {name}"
-    y, x = _history(client, run, f"scurve/{quantity}"), _history(client, run, f"scurve/{axis}")
-    steps = sorted(y.keys() | x.keys())
-    values = np.array([y.get(step, np.nan) for step in steps])
-    if quantity == "accuracy" and np.any((values < 0) | (values > 1)):
-        outside = values[(values < 0) | (values > 1)][0]
-        raise InputError(
-            f"scurve/accuracy of run {_name(run)} is {outside:g}; expected a share between 0 and 1"
-        )
-    columns = {name: _column(client, run, name, steps) for name in ("problems", "samples_per_problem")}
-    return make_points(
-        [x.get(step, np.nan) for step in steps],
-        values,
-        _variance(client, run, quantity, steps),
-        columns["problems"],
-        columns["samples_per_problem"],
-        steps,
-        binary=quantity == "accuracy",
-    )
-
-
-def _variance(client: MlflowClient, run: Run, quantity: str, steps: Sequence[int]) -> Array:
-    """Sampling variance; quantities other than accuracy have a standard error for new problems at most."""
-    if quantity == "accuracy":
-        return _column(client, run, "within_variance", steps)
-    return _column(client, run, f"{quantity}_standard_error", steps) ** 2
-
-
-def _column(client: MlflowClient, run: Run, name: str, steps: Sequence[int]) -> Array:
-    if f"scurve/{name}" not in run.data.metrics:
-        return np.full(len(steps), np.nan)
-    history = _history(client, run, f"scurve/{name}")
-    return np.array([history.get(step, np.nan) for step in steps])
-
-
-def _history(client: MlflowClient, run: Run, key: str) -> dict[int, float]:
-    """Value of a metric by step; of values at the same step the one logged last."""
-    logged = sorted(client.get_metric_history(run.info.run_id, key), key=lambda metric: metric.timestamp)
-    values = {metric.step: float(metric.value) for metric in logged}
-    return {step: np.inf if abs(value) > STORED_INFINITY else value for step, value in values.items()}

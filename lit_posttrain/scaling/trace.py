@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
-from lit_posttrain.scaling.fit import Estimate, SigmoidFit
+from lit_posttrain.scaling.estimates import Estimate
+from lit_posttrain.scaling.fit import SigmoidFit
 from lit_posttrain.scaling.flags import Kind
 from lit_posttrain.scaling.report import compact
 from lit_posttrain.scaling.runs import Series

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
+from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 SHOWN = {
@@ -19,7 +19,7 @@ SHOWN = {
 """What is shown beside the step, where it is known."""
 
 
-class ConsoleProgress(ProgressBar):
+class Console(ProgressBar):
     """Shows step, loss, reward and accuracy: a bar on a terminal, plain lines in a file or a pipe.
 
     Args:
@@ -71,7 +71,7 @@ class ConsoleProgress(ProgressBar):
         """Begins the bar or the lines."""
         self._begin("test", self._batches(trainer.num_test_batches), 0)
 
-    def on_test_batch_end(self, trainer: Trainer, *_: Any, batch_idx: int = 0, **__: Any) -> None:
+    def on_test_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Shows a finished batch."""
         self._advance(trainer)
 
@@ -99,12 +99,12 @@ class ConsoleProgress(ProgressBar):
         self._began = time.monotonic()
         self._written = self._began if self.every_n_steps is None else 0.0
         self._seen_step = done
-        console = Console(file=sys.stdout)
-        if not (self._enabled and console.is_terminal):
+        terminal = Terminal(file=sys.stdout)
+        if not (self._enabled and terminal.is_terminal):
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._bar = Progress(
-            *columns, TextColumn("{task.fields[values]}"), console=console, refresh_per_second=2
+            *columns, TextColumn("{task.fields[values]}"), console=terminal, refresh_per_second=2
         )
         self._bar.start()
         self._task = self._bar.add_task(what, total=total, completed=done, values="")

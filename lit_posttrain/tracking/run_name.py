@@ -7,34 +7,11 @@ import time
 from lit_posttrain.errors import InputError
 
 _MANNERS = (
-    "brisk",
-    "calm",
-    "deft",
-    "eager",
-    "fair",
-    "glad",
-    "keen",
-    "late",
-    "mild",
-    "neat",
-    "proud",
-    "quick",
-)
+    "brisk", "calm", "deft", "eager", "fair", "glad", "keen", "late", "mild", "neat", "proud", "quick"
+)  # fmt: skip
 _BIRDS = (
-    "crane",
-    "crow",
-    "dove",
-    "eagle",
-    "finch",
-    "goose",
-    "heron",
-    "ibis",
-    "jay",
-    "kite",
-    "lark",
-    "merlin",
-)
-_BIRDS += ("owl", "plover", "raven", "stork", "swift", "wren")
+    "crane", "crow", "dove", "eagle", "finch", "goose", "heron", "ibis", "jay", "kite", "lark", "merlin"
+)  # fmt: skip
 
 
 def new_name() -> str:

@@ -63,9 +63,9 @@ class EarlyStopOnProbe(EarlyStopping):
 class BestOnProbe(ModelCheckpoint):
     """Keeps the network of the best probe, and the newest one as `last.ckpt`.
 
-    After a probe both are brought up to date; `last.ckpt` also every so many steps, at the end of training and
-    when it is interrupted (Ctrl-C, an error): then with the data position of the last finished step, so that
-    resuming repeats what was not finished. The untrained network is not kept.
+    After a probe both are brought up to date; `last.ckpt` also every so many steps, at the end of training
+    and when it is interrupted (Ctrl-C, an error): then with the data position of the last finished step, so
+    that resuming repeats what was not finished. The untrained network is not kept.
 
     Args:
         dirpath: Folder of the checkpoints; that of the run if not given.
@@ -105,7 +105,7 @@ class BestOnProbe(ModelCheckpoint):
     def on_probe(
         self, trainer: Trainer, pl_module: LightningModule, point: Point, answers: Sequence[Sequence[Answer]]
     ) -> None:
-        """Notes that there is a new point; the checkpoint is written once all callbacks are done with the step."""
+        """Notes that there is a new point; it is saved once all callbacks are done with the step."""
         self._probed = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Shows what the model writes: tables of prompts, completions and grades, in every logger that takes tables."""
+"""Shows what the model writes: prompts, completions and grades, in every logger that takes tables."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ class Transcripts(Callback):
     """Logs some completions of every k-th rollout and of every probe.
 
     The best and the worst answer of each problem come first, problem by problem, so that a few rows show what
-    the reward tells apart. Columns: step, uid, source, prompt, completion, reward, `reward/<part>`, advantage,
-    verdict, correct, note, stop, length_tokens, logprob_mean_nats.
+    the reward tells apart. Columns: step, uid, source, prompt, completion, reward, `reward/<part>`,
+    advantage, verdict, correct, note, stop, length_tokens, logprob_mean_nats.
 
     Args:
         rows: Most completions of one rollout or probe.
@@ -66,7 +66,7 @@ class Transcripts(Callback):
 
 
 def takes_tables(logger: Logger) -> bool:
-    """Whether it has our `log_table(columns, artifact_file)`; other libraries' methods of that name differ."""
+    """Whether it has our `log_table(columns, artifact_file)`; other loggers' methods of that name differ."""
     method = getattr(type(logger), "log_table", None)
     return method is not None and "artifact_file" in inspect.signature(method).parameters
 

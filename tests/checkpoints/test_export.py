@@ -17,6 +17,7 @@ SHAPE = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "max_position_embeddings": 32,
+    "initializer_range": 0.3,
 }
 LLAMA = {"model_type": "llama", **SHAPE, "intermediate_size": 24, "num_key_value_heads": 1}
 TIED = {**LLAMA, "model_type": "qwen2", "tie_word_embeddings": True}
@@ -58,6 +59,9 @@ def test_the_folder_loads_elsewhere_and_gives_the_same_logits(trained, shape, lo
     ours = logits(made.network.model, ids)
     assert (theirs - ours).abs().max() < (1e-5 if lora is None else 1e-4)
     assert ours.std() > 0.1
+    if lora is not None:
+        with made.network.adapter_off():
+            assert (logits(made.network.model, ids) - theirs).abs().max() > 0.01
     assert list(made.output.glob("*.safetensors"))
     assert not list(made.output.glob("*adapter*"))
 
@@ -143,7 +147,9 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(trained, monkeypa
     with pytest.raises(InputError, match="exists already"):
         export(made.path, made.output)
     made.output.rmdir()
-    monkeypatch.setattr("lit_posttrain.checkpoints.export._write_network", lambda *_: (_ for _ in ()).throw(OSError))
+    monkeypatch.setattr(
+        "lit_posttrain.checkpoints.export._write_network", lambda *_: (_ for _ in ()).throw(OSError)
+    )
     with pytest.raises(OSError):  # noqa: PT011
         export(made.path, made.output)
     assert [path.name for path in made.path.parent.iterdir()] == ["fit.ckpt"]

@@ -10,13 +10,31 @@ from lit_posttrain.networks.load import NetworkConfig, build
 from lit_posttrain.networks.network import CausalNetwork
 
 VOCABULARY = 61
-ATTENTION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+ATTENTION = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
 ROTARY = {**ATTENTION, "intermediate_size": 48, "num_key_value_heads": 2}
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": ROTARY,
     "qwen2": {**ROTARY, "tie_word_embeddings": True, "use_sliding_window": False},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 0, "eos_token_id": 0},
-    "gemma2": {**ROTARY, "head_dim": 16, "sliding_window": 4, "final_logit_softcapping": 0.5, "pad_token_id": 0},
+    "gpt2": {
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 64,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    },
+    "gemma2": {
+        **ROTARY,
+        "head_dim": 16,
+        "sliding_window": 4,
+        "final_logit_softcapping": 0.5,
+        "pad_token_id": 0,
+    },
 }
 
 
@@ -41,7 +59,7 @@ def make():
 
 @pytest.fixture(scope="session")
 def rows():
-    """A batch from lists of sequence lengths per row: random tokens, packed side by side, padded on the right."""
+    """A batch from lists of sequence lengths per row: random tokens side by side, padded on the right."""
 
     def rows(lengths: list[list[int]], *, extra: int = 0, pad_id: int = 0, seed: int = 0) -> TokenBatch:
         tokens = max(sum(row) for row in lengths) + extra

@@ -106,10 +106,10 @@ def test_decoding_agrees_with_torch(make, kind):
 
 
 def test_hand_counted_forward_and_causal_triangle(make, rows):
-    """One layer of width 4 without gating: every product written out for two sequences of 2 and 1 tokens.
+    """One layer of width 4: every product written out for two sequences of 2 and 1 tokens.
 
-    Positions: one packed row of 3. Layer: q 4x4, k 4x2, v 4x2, o 4x4 and gate, up, down 4x6 each: 48 + 72 = 120
-    multiply-adds. Head 4x61 at the one position whose next token counts. Attention: 2 heads of 2, two products.
+    Positions: one packed row of 3. Layer: q 4x4, k 4x2, v 4x2, o 4x4 and gate, up, down 4x6 each: 48 + 72
+    multiply-adds. Head 4x61 at the one position whose next token counts. Attention: 2 heads of 2, 2 products.
     """
     shape = {"hidden_size": 4, "intermediate_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2}
     network = make("llama", shape={**shape, "num_key_value_heads": 1}, chunk_tokens=0)

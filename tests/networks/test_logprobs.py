@@ -62,7 +62,7 @@ def test_equals_the_models_own_logits(make, rows, kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_packed_equals_unpacked_and_padding_changes_nothing(make, rows, kind, attention):
-    """Values to 1e-5, gradients to 1e-5 of the largest; Gemma 2's window of 4 is shorter than the sequences."""
+    """Values to 1e-5, gradients to 1e-5 of the largest; Gemma 2's window of 4 is shorter than sequences."""
     network = make(kind, attention="eager" if kind == "gemma2" else attention, chunk_tokens=4)
     disable_dropout(network)
     alone = rows([[7], [5], [9]])
@@ -140,7 +140,7 @@ def test_float32_whatever_the_weights(make, rows):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_ratio_is_exactly_one_without_dropout(make, rows, kind):
-    """No-grad scoring and the training forward agree to the bit, in train mode, with gradient checkpointing."""
+    """No-grad scoring and the training forward agree to the bit, in train mode with recomputation."""
     network = make(kind, gradient_checkpointing=True, chunk_tokens=3)
     disable_dropout(network)
     batch = rows([[7, 4], [8]])

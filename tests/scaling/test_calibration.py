@@ -41,8 +41,8 @@ def power_law_forecast(compute, accuracy, target):
 def test_sigmoid_with_a_pinned_start_extrapolates_where_a_power_law_does_not():
     """ScaleRL's 8B run (A .645, B 1.70, C_mid near 11000 GPU-hours), fitted to 50k, forecast at 100k.
 
-    Published for windows from 1.5k and 5k: power law A = 1.0 and 0.74, sigmoid .645 on both
-    (arXiv:2510.13786, A.4). R_0 is not published as a number; 0.35 is ours, and so is the noise: residuals of 0.004.
+    Published for the windows from 1.5k and from 5k: a power law gives A = 1.0 and 0.74, the sigmoid
+    .645 on both (arXiv:2510.13786, A.4). R_0 is not published: 0.35 is ours, and so is the noise of 0.004.
     """
     rng = np.random.default_rng(5)
     compute = np.linspace(1500, 50_000, 37)

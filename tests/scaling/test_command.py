@@ -28,15 +28,14 @@ def test_parsed_options_reach_the_function(monkeypatch):
     seen = {}
 
     def fake(experiment, tracking_uri="sqlite:///mlflow.db", run=(), pool=False, log=True):
-        seen.update(locals())
+        seen.update(experiment=experiment, uri=tracking_uri, run=run, pool=pool, log=log)
         return 0
 
     arguments = parser().parse_args(["--experiment", "e", "--run", "a", "--run", "b", "--pool", "--no-log"])
     monkeypatch.setattr(command, "curve_fit", fake)
     assert command.run(arguments) == 0
-    assert seen == {
-        "experiment": "e", "tracking_uri": "sqlite:///mlflow.db", "run": ["a", "b"], "pool": True, "log": False,
-    }  # fmt: skip
+    uri = "sqlite:///mlflow.db"
+    assert seen == {"experiment": "e", "uri": uri, "run": ["a", "b"], "pool": True, "log": False}
 
 
 def test_help_needs_no_heavy_package():

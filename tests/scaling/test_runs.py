@@ -15,8 +15,10 @@ from lit_posttrain.scaling.simulate import Truth, simulated_run
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
-def log_probe(client, run_id, step, hours, accuracy, variance, when=None):
+def probe(step, hours, accuracy, variance, when=None):
     """One probe, as the tracking room logs it: all metrics at one step."""
+    from mlflow.entities import Metric
+
     values = {
         "accuracy": accuracy,
         "within_variance": variance,
@@ -28,15 +30,15 @@ def log_probe(client, run_id, step, hours, accuracy, variance, when=None):
         "reward_standard_error": 0.02,
     }
     when = int(time.time() * 1000) if when is None else when
-    for name, value in values.items():
-        client.log_metric(run_id, known(f"scurve/{name}"), value, timestamp=when, step=step)
+    return [Metric(known(f"scurve/{name}"), value, when, step) for name, value in values.items()]
 
 
 def log_run(client, experiment_id, name, end, seed, count=12, **tags):
     points = simulated_run(Truth(0.2, 0.7, 10.0, 1.6, 300, 4), np.linspace(0, end, count), seed)
     made = client.create_run(experiment_id, run_name=name, tags=tags)
-    for step, (c, y, v) in enumerate(zip(points.compute, points.accuracy, points.variance, strict=True)):
-        log_probe(client, made.info.run_id, step, c, y, v)
+    columns = zip(points.compute, points.accuracy, points.variance, strict=True)
+    metrics = [metric for step, columns in enumerate(columns) for metric in probe(step, *columns)]
+    client.log_batch(made.info.run_id, metrics)
     return made.info.run_id
 
 
@@ -52,10 +54,10 @@ def store(tmp_path_factory):
     log_run(client, main, "short", 12, 2, device="H200", method="dpo")
     client.create_run(main, run_name="empty")
     # a resumed run logged step 3 again, later: the later values count
-    log_probe(client, long, 3, 10.9, 0.5, 2e-4, when=int(time.time() * 1000) + 60_000)
+    client.log_batch(long, probe(3, 10.9, 0.5, 2e-4, when=int(time.time() * 1000) + 60_000))
     mixed = client.create_experiment("mixed", artifact_location=str(folder / "artifacts"))
     log_run(client, mixed, "one", 40, 1, count=5, device="H200")
-    log_run(client, mixed, "two", 40, 2, count=5, device="A100")
+    log_run(client, mixed, "two", 40, 2, count=5, **{"device.name": "A100"})
     log_run(client, mixed, "twin", 40, 3, count=5, device="A100")
     log_run(client, mixed, "twin", 40, 4, count=5, device="A100")
     client.create_experiment("nothing", artifact_location=str(folder / "artifacts"))

@@ -33,7 +33,7 @@ class Table(ProblemSource):
     """Rows of JSON lines or Parquet files, or of a hub data set.
 
     A split that the data does not have is held out of its training split by a hash of the prompt, so that a
-    prompt that occurs twice is not in two of them. Where the data comes in splits, they are taken as they are.
+    prompt that occurs twice is not in two of them. Splits that the data comes with are taken as they are.
 
     Args:
         path: A file (the training split), a folder with a file per split, or a hub name.
@@ -83,8 +83,8 @@ class Table(ProblemSource):
             entries = [entry for entry in entries if self._split(entry, splits) == split]
         if not entries:
             raise InputError(
-                f"no row of {name} falls into split {split!r}; raise held_out_share (now {self.held_out_share}), "
-                "or give the split its own file"
+                f"no row of {name} falls into split {split!r}; raise held_out_share "
+                f"(now {self.held_out_share}), or give the split its own file"
             )
         return entries
 
@@ -110,7 +110,7 @@ class Table(ProblemSource):
             reference = entry.row.get(self.reference)
         if reference is None:
             raise InputError(
-                f"row {entry.number} of {self.path} has nothing to grade by; set reference to a column that has it"
+                f"row {entry.number} of {self.path} has nothing to grade by; set reference to a column"
             )
         uid = digest(entry.key)
         seen[uid] += 1

@@ -1,0 +1,180 @@
+import os
+import random
+import resource
+import signal
+import threading
+import time
+
+import pytest
+
+from lit_posttrain.batches import Verdict
+from lit_posttrain.graders import MathAnswer, grade_all
+
+HANGS = [
+    "9^{9^{9^9}}",
+    "10000000!",
+    "2^{10^{10}}",
+    r"\binom{10^7}{5000000}",
+    r"\sum_{n=1}^{100000000} \frac{1}{n^2}",
+    "(" * 300 + "1" + ")" * 300,
+    "(" * 12 + "1+x" + ")" * 12,
+    "9" * 100_000,
+    "+".join(f"x^{{{i}}}" for i in range(400)),
+    r"\frac{" * 200,
+    "!" * 100,
+]
+INJECTIONS = [
+    r"[open('{marker}','w').close(),\pi]",
+    "open('{marker}','w').close()",
+    "__import__('os').system('touch {marker}')",
+    'eval("open(1)")',
+    "().__class__.__bases__[0].__subclasses__()",
+    "(lambda: open(chr(47)))()",
+    r"\text{{__import__('os').system('touch {marker}')}}",
+    "exec(open)",
+    "x.subs(1)",
+    "f'{{open}}'",
+]
+
+
+@pytest.fixture(scope="module")
+def grader():
+    made = MathAnswer(deadline_s=0.5)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("answer", HANGS)
+def test_hanging_answers_are_wrong_within_the_deadline(grade, grader, answer):
+    grade(grader, r"\boxed{1+x}", "x+1")  # a worker is up
+    start = time.perf_counter()
+    found = grade(grader, rf"\boxed{{{answer}}}", r"\sqrt{2}")
+    assert (found.reward, found.correct) == (0.0, False)
+    assert time.perf_counter() - start < 4.0
+
+
+def test_an_answer_over_its_deadline_is_a_timeout_and_remembered(grade, grader):
+    text = r"\boxed{2^{9999^{99}}}"
+    assert grade(grader, text, r"\sqrt{2}").verdict is Verdict.TIMEOUT
+    start = time.perf_counter()
+    assert grade(grader, text, r"\sqrt{2}").verdict is Verdict.TIMEOUT
+    assert time.perf_counter() - start < 0.1
+
+
+def test_a_gold_answer_over_its_deadline_leaves_the_completion_ungraded(grade, grader):
+    found = grade(grader, r"\boxed{2x}", r"2^{9999^{99}}")
+    assert (found.reward, found.verdict) == (None, Verdict.GOLD_TIMEOUT)
+
+
+@pytest.mark.parametrize("template", INJECTIONS)
+def test_nothing_is_executed(grade, grader, template, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    marker = tmp_path / "marker"
+    answer = template.format(marker=marker)
+    for text in (rf"\boxed{{{answer}}}", f"The answer is {answer}", answer):
+        for gold in (r"\pi", "3", "yes"):
+            assert grade(grader, text, gold).correct is False
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "1,111",
+        ",111",
+        " ",
+        "answer ",
+        "####",
+        "\\boxed{",
+        "\\boxed{5}",
+        "$-",
+        "1/",
+        "{",
+        "answer is \\(",
+        "# ",
+    ],
+)
+def test_long_repetitions_take_linear_time(grader, unit):
+    start = time.perf_counter()
+    found = grader._grade_here("7", unit * (100_000 // len(unit)))
+    assert found is None or found.correct is False
+    assert time.perf_counter() - start < 2.0
+
+
+def test_fuzzed_answers_never_raise_and_are_never_right(item):
+    chars = random.Random(0)
+    alphabet = "0123456789+-*/^_{}()[]\\|.,!=<> abxyz\"'$%\n\x00\ud800\u0663" + "\u221a\u03c0\u00d7"
+    texts = ["".join(chars.choices(alphabet, k=chars.randrange(1, 60))) for _ in range(1500)]
+    grader = MathAnswer()
+    for text in texts:
+        found = grader._grade_here("7777777", rf"\boxed{{{text}}}")
+        assert found is None or found.correct is False
+    grader.close()
+
+
+def test_grading_from_threads(item, grader):
+    grades = {}
+
+    def run(name: int) -> None:
+        items = [item(rf"\boxed{{x+{i}+{name}}}", f"{name}+{i}+x") for i in range(5)]
+        grades[name] = [grade.correct for grade in grader.grade(items)]
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert grades == {name: [True] * 5 for name in range(4)}
+
+
+def test_killed_workers_are_replaced_and_nothing_is_lost_or_zeroed(item):
+    grader = MathAnswer()
+    is_over = threading.Event()
+
+    def kill() -> None:
+        for _ in range(2):
+            if is_over.wait(0.1):
+                return
+            for worker in list(grader._pool._idle) + list(grader._pool._workers):
+                if worker.is_alive:
+                    os.kill(worker.process.pid, signal.SIGKILL)
+
+    items = [item(rf"\boxed{{x^{{{i}}}+{i}}}", f"{i}+x^{{{i}}}") for i in range(2, 40)]
+    grader.grade(items[:1])
+    killer = threading.Thread(target=kill)
+    killer.start()
+    grades = grade_all(grader, items, deadline_s=60)
+    is_over.set()
+    killer.join()
+    grader.close()
+    assert [grade.reward for grade in grades] == [1.0] * len(items)
+
+
+def test_a_busy_machine_is_not_the_models_fault(grade):
+    grader = MathAnswer(deadline_s=0.2)
+    grade(grader, r"\boxed{1+x}", "x+1")
+    for worker in grader._pool._workers:
+        os.kill(worker.process.pid, signal.SIGSTOP)
+    found = grade(grader, r"\boxed{1+y}", "y+1")
+    assert (found.reward, found.verdict) == (None, Verdict.GRADER_TIMEOUT)
+    grader.close()
+
+
+def test_closing_ends_the_workers_and_a_later_call_starts_new_ones(grade):
+    grader = MathAnswer()
+    grade(grader, r"\boxed{1+x}", "x+1")
+    [worker] = grader._pool._workers
+    grader.close()
+    assert worker.process.poll() is not None
+    assert grade(grader, r"\boxed{2+x}", "x+2").correct is True
+    grader.close()
+
+
+def test_memory_stays_small(grade, grader):
+    grade(grader, r"\boxed{1+x}", "x+1")
+    for worker in grader._pool._workers:
+        with open(f"/proc/{worker.process.pid}/status") as status:
+            peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+        assert peak_kib < 256 * 1024
+        soft, _ = resource.prlimit(worker.process.pid, resource.RLIMIT_AS)
+        assert soft <= 1 << 30
