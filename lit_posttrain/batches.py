@@ -226,3 +226,7 @@ class PromptBatch:
 
     def __len__(self) -> int:
         return len(self.problems)
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> Self:
+        """Itself: it holds no tensors, and Lightning refuses to look into frozen batches without this."""
+        return self

@@ -285,8 +285,8 @@ def _load_tokenizer(path: str) -> Any:
         raise InputError(f"there is no tokenizer folder {path}; give an existing folder or a hub name")
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, KeyError, TypeError) as error:  # whatever a broken file makes of it
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"no tokenizer could be loaded from {path!r} ({reason}); give a local folder to work offline"
         ) from error

@@ -3,13 +3,16 @@
 Parts are named in YAML by class, with a short name where it is one of ours, torch's or Lightning's.
 """
 
+import logging
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
+import transformers
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerStatus
 
@@ -31,6 +34,7 @@ from lit_posttrain.tracking.stopping import BestOnProbe
 from lit_posttrain.tracking.transcripts import Transcripts  # noqa: F401
 
 EXIT_INTERRUPTED = 130
+NOISE = ("GPU available", "TPU available", "Tip: For seamless")
 TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
     "use_distributed_sampler": False,
@@ -117,9 +121,21 @@ class PostTrainCLI(LightningCLI):
         self.datamodule = data
 
 
+def quiet() -> None:
+    """Keeps what Lightning and torch say to nobody off the screen."""
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning)
+    lightning_log = logging.getLogger("lightning.pytorch")
+    lightning_log.handlers.clear()
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).addFilter(lambda record: not any(n in record.getMessage() for n in NOISE))
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+
+
 def run(arguments: Sequence[str]) -> int:
     """Runs one of the four commands; Ctrl-C leaves a checkpoint and says how to go on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quiet()
     sys.argv[1:] = arguments  # where LightningCLI and the processes that Lightning launches read them
     try:
         PostTrainCLI(

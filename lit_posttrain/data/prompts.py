@@ -16,6 +16,19 @@ from lit_posttrain.keys import digest
 from lit_posttrain.text import ChatText
 
 
+class ProbeLoader:
+    """A sized iterable over the prompt batches of a split (a plain list would be taken for several loaders)."""
+
+    def __init__(self, batches: Sequence[PromptBatch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        return iter(self.batches)
+
+
 class PromptData(pl.LightningDataModule, PromptSource):
     """Problems whose answers are drawn, not given.
 
@@ -132,11 +145,11 @@ class PromptData(pl.LightningDataModule, PromptSource):
         for first in range(0, count, self.probe_batch):
             yield self.batch([problems[i] for i in range(first, min(count, first + self.probe_batch))])
 
-    def test_dataloader(self) -> list[PromptBatch]:
+    def test_dataloader(self) -> ProbeLoader:
         """The test split."""
-        return list(self.probe_batches("test"))
+        return ProbeLoader(list(self.probe_batches("test")))
 
-    def predict_dataloader(self) -> list[PromptBatch]:
+    def predict_dataloader(self) -> ProbeLoader:
         """The test split."""
         return self.test_dataloader()
 

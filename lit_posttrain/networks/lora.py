@@ -40,8 +40,8 @@ class LoraSettings:
             )
 
 
-def check_targets(model: nn.Module, settings: LoraSettings) -> None:
-    """Refuses target names that end no layer's name.
+def check_targets(model: Any, settings: LoraSettings) -> None:
+    """Refuses target names that end no layer's name, or that name the output head.
 
     Raises:
         InputError: naming the targets that match nothing and the linear layers there are.
@@ -61,6 +61,11 @@ def check_targets(model: nn.Module, settings: LoraSettings) -> None:
         raise InputError(
             f"lora.target_modules {missing} match no layer of {type(model).__name__}; "
             f"its linear layers are {known}."
+        )
+    head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
+    if any(head == target or head.endswith("." + target) for target in settings.target_modules):
+        raise InputError(
+            f"lora.target_modules name the output head {head!r}; adapters on it are not supported."
         )
 
 

@@ -81,7 +81,10 @@ class TestTimeModule(LightningModule):
         LightningModule.__init__(module)
         module.network, module.text, module.max_rows = method.network, method.text, method.max_rows
         module.grader, module.strategy = grader, Sample(n, sampling)
-        module.pass_at, module.majority_at = powers_of_two(n), powers_of_two(n)
+        module.pass_at = powers_of_two(n)
+        module.majority_at = tuple(
+            k for k in powers_of_two(n) if k > 2
+        )  # two voters are never better than one
         module.output, module.grading_deadline_s = str(output), 60.0
         module._prepare()
         if "policy" in method._modules:
@@ -130,10 +133,6 @@ class TestTimeModule(LightningModule):
         ]
         return answers, [outcome.chosen for outcome in outcomes]
 
-    def transfer_batch_to_device(self, batch: PromptBatch, device: Any, dataloader_idx: int) -> PromptBatch:
-        """Prompts hold no tensors; the engine moves what it needs."""
-        return batch
-
     def on_test_epoch_start(self) -> None:
         """Starts an empty tally."""
         self._tally = Tally(self.pass_at, self.majority_at, self.device)
@@ -163,21 +162,18 @@ class TestTimeModule(LightningModule):
         """Writes the graded answers to a batch of problems; returns how many rows."""
         assert self._file is not None
         answers, chosen = self.answers(batch)
-        before = self._file.rows
-        for ids, group, index in zip(batch.prompt_ids, answers, chosen, strict=True):
-            self._file.write(rows_of(self.text.decode(ids), group, index))
-        return self._file.rows - before
+        rows = [
+            row
+            for ids, group, index in zip(batch.prompt_ids, answers, chosen, strict=True)
+            for row in rows_of(self.text.decode(ids), group, index)
+        ]
+        self._file.write(rows)
+        return len(rows)
 
     def on_predict_end(self) -> None:
-        """Closes the file and says what is in it."""
+        """Finishes the file and says what is in it."""
         if self._file is not None:
-            path = self._file.close()
-            self.print(f"{self._file.rows} graded completions in {path}")
-
-    def teardown(self, stage: str) -> None:
-        """After an interrupt: keeps the rows written so far as JSON lines."""
-        if self._file is not None:
-            self._file.close(convert=False)
+            self.print(f"{self._file.rows} graded completions in {self._file.finish()}")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint without the whole policy; what else it holds is left alone.

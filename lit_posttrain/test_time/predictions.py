@@ -43,10 +43,10 @@ def rows_of(prompt: str, answers: Sequence[Answer], chosen: int | None) -> list[
 
 
 class PredictionFile:
-    """Appends rows to a JSON-lines file and flushes them, so that an interrupted run keeps what it has.
+    """Appends rows to a JSON-lines file, so that an interrupted run keeps what it has.
 
     Args:
-        path: Ends in `.jsonl`, or in `.parquet`: then rows go to a `.jsonl` beside it, and `close` converts.
+        path: Ends in `.jsonl`, or in `.parquet`: then rows go to a `.jsonl` beside it until `finish`.
         rank: Other ranks than 0 write files of their own, named with their number.
 
     Raises:
@@ -64,28 +64,22 @@ class PredictionFile:
             if file.exists():
                 raise InputError(f"{file} is there already; choose another output, or move it away.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.lines.touch(exist_ok=False)
         self.rows = 0
-        self._file = self.lines.open("x", encoding="utf-8")
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Appends rows; they survive the death of this process as soon as this returns."""
-        self._file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-        self._file.flush()
+        text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        with self.lines.open("a", encoding="utf-8") as file:
+            file.write(text)
         self.rows += len(rows)
 
-    def close(self, *, convert: bool = True) -> Path:
-        """Ends the file and returns its path; a second call does nothing.
-
-        Args:
-            convert: Make the Parquet file if one is wanted; otherwise the lines are left as they are.
-        """
-        if self._file.closed:
-            return self.path
-        self._file.close()
-        if self.path != self.lines and convert:
+    def finish(self) -> Path:
+        """Makes the Parquet file if one is wanted, and returns the path of the result."""
+        if self.path != self.lines:
             to_parquet(self.lines, self.path)
             self.lines.unlink()
-        return self.path if convert else self.lines
+        return self.path
 
 
 def to_parquet(lines: Path, path: Path) -> None:

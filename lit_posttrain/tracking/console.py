@@ -36,6 +36,11 @@ class Console(ProgressBar):
         self._began = self._written = 0.0
         self._seen_step = 0
 
+    @property
+    def is_enabled(self) -> bool:
+        """Whether anything is shown; Lightning asks before it prints."""
+        return self._enabled
+
     def disable(self) -> None:
         """Shows nothing from now on."""
         self._enabled = False

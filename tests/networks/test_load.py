@@ -58,6 +58,8 @@ def test_unknown_kinds_and_settings_are_refused():
 def test_lora_targets_that_match_nothing():
     with pytest.raises(InputError, match=r"\['q_porj'\] match no layer .*'q_proj'"):
         build(NetworkConfig(config=LLAMA, lora=LoraSettings(target_modules=["q_porj", "v_proj"])))
+    with pytest.raises(InputError, match="output head 'lm_head'"):
+        build(NetworkConfig(config=LLAMA, lora=LoraSettings(target_modules=["q_proj", "lm_head"])))
     with pytest.raises(InputError, match="rank"):
         LoraSettings(rank=0)
 

@@ -49,14 +49,18 @@ def test_a_temperature_of_zero_is_refused(make, rows):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_models_own_logits(make, rows, kind):
+    """Values and gradients against a plain log-softmax of the Hugging Face forward."""
     network = make(kind).eval()
     batch = rows([[9]])
-    with torch.no_grad():
-        ours = token_logprobs(network, batch, temperature=0.7)
-        logits = network.model(input_ids=batch.input_ids).logits[0, :-1] / 0.7
+    ours = token_logprobs(network, batch, temperature=0.7)
+    logits = network.model(input_ids=batch.input_ids).logits[0, :-1] / 0.7
     theirs = logits.log_softmax(-1)[torch.arange(8), batch.input_ids[0, 1:]]
     assert torch.allclose(ours[0, 1:], theirs, atol=1e-5)
     assert theirs.std() > 0.05
+    parameters = list(network.parameters())
+    mine = torch.autograd.grad(ours.sum(), parameters)
+    for one, other in zip(mine, torch.autograd.grad(theirs.sum(), parameters), strict=True):
+        assert (one - other).abs().max() <= 1e-4 * other.abs().max() + 1e-6
 
 
 @pytest.mark.parametrize("kind", KINDS)

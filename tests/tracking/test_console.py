@@ -30,6 +30,15 @@ def test_without_a_terminal_plain_lines_are_written(capsys):
     ]
 
 
+def test_modules_print_through_it(capsys):
+    class Talking(ScriptedMethod):
+        def on_train_end(self):
+            self.print("that was all")
+
+    fit(Talking(batches=2), [ComputeMeter(), Console()])
+    assert "that was all" in capsys.readouterr().out
+
+
 def test_lines_come_only_so_often_and_at_the_end(capsys):
     fit(ScriptedMethod(batches=20), [ComputeMeter(), Console(every_s=3600.0)], max_steps=15)
     assert [line.split()[1] for line in lines_of(capsys)] == ["15/15"]

@@ -16,7 +16,9 @@ def records(directory):
 
 def test_gives_back_what_was_appended_nan_and_infinities_included(tmp_path):
     journal = Journal(tmp_path)
-    journal.append({"kind": "metrics", "step": 1, "values": {"a": float("nan"), "b": float("-inf"), "c": 0.1}})
+    journal.append(
+        {"kind": "metrics", "step": 1, "values": {"a": float("nan"), "b": float("-inf"), "c": 0.1}}
+    )
     journal.append({"kind": "tags", "values": {"text": "line one\nline two \ud800 ü"}})
     journal.close()
     first, second = records(tmp_path)

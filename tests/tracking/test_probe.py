@@ -1,5 +1,8 @@
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,3 +175,22 @@ def test_what_is_missing_is_said_before_training():
     with pytest.raises(InputError, match="given no grader"):
         run(method)
     assert method.trained == []
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_problems_and_add_up_their_books():
+    script = Path(__file__).with_name("two_ranks.py")
+    run_it = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=True)
+    found = json.loads(next(line for line in run_it.stdout.splitlines() if line.startswith("{")))
+    alone = run(settings={"every_n_steps": 4})
+    for point, expected in zip(found["points"], alone.points, strict=True):
+        for name, value in expected.items():
+            if name.startswith("scurve/tokens") or name.endswith("flops"):
+                assert point[name] == 2 * value, name  # both ranks train on every batch here
+            elif "device" not in name:
+                assert point[name] == pytest.approx(value, abs=1e-12), name
+    assert found["counts"]["uid"] == UIDS
+    assert found["calls"][:2] == [2, 2]  # four problems of seven; the other rank has three
+    assert found["figures"]["compute/total_flops"] == 2 * 8 * FLOPS_OF_A_STEP
+    assert found["state"]["ledger"]["update"]["flops"] == 2 * 8 * FLOPS_OF_A_STEP
+    assert found["figures"]["time/device_seconds"] > found["figures"]["time/wall_seconds"] * 0.5

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -167,7 +168,8 @@ journal = Journal(sys.argv[1])
 journal.append(json.loads(sys.argv[2]))
 step = 0
 while True:
-    journal.append({"kind": "metrics", "step": step, "timestamp_ms": 1000000 + step, "values": {"loss": step}})
+    values = {"loss": step}
+    journal.append({"kind": "metrics", "step": step, "timestamp_ms": 1000000 + step, "values": values})
     step += 1
     if step == 200: print("go", flush=True)
     if step > 200: time.sleep(0.002)
@@ -219,18 +221,26 @@ def test_what_the_store_refuses_is_set_aside_and_the_rest_arrives(tmp_path, uri,
 
 def test_long_values_become_artifacts_and_changed_parameters_a_tag(tmp_path, uri, database):
     run = tmp_path / "run"
-    values = {f"p{i}": "v" for i in range(150)} | {"prompt": "é" * 6001, "a" * 300: "kept", "fits": "x" * 6000}
+    values = {f"p{i}": "v" for i in range(150)} | {
+        "prompt": "é" * 6001,
+        "a" * 300: "kept",
+        "fits": "x" * 6000,
+    }
     write(run, start(uri, tags={"note": "n" * 8001}), {"kind": "params", "values": values})
     assert upload(run).refused == 0
     params = dict(query(database, "select key, value from params"))
     assert len(params) == 153
     assert params["fits"] == "x" * 6000
     assert params["prompt"].startswith("6001 characters, in artifact params/prompt.txt")
-    assert [key for key, value in params.items() if value == "kept"][0].startswith("a" * 200)
+    assert next(key for key, value in params.items() if value == "kept").startswith("a" * 200)
     (folder,) = query(database, "select artifact_uri from runs")[0]
-    assert open(f"{folder}/params/prompt.txt").read() == "é" * 6001
-    assert open(f"{folder}/tags/note.txt").read() == "n" * 8001
-    write(run, start(uri, rewind=True), {"kind": "params", "values": {"p1": "w", "p2": "v", "prompt": "é" * 6002}})
+    assert Path(folder, "params/prompt.txt").read_text() == "é" * 6001
+    assert Path(folder, "tags/note.txt").read_text() == "n" * 8001
+    write(
+        run,
+        start(uri, rewind=True),
+        {"kind": "params", "values": {"p1": "w", "p2": "v", "prompt": "é" * 6002}},
+    )
     assert upload(run).refused == 0
     assert dict(query(database, "select key, value from params"))["p1"] == "v"
     tags = dict(query(database, "select key, value from tags"))
@@ -252,7 +262,7 @@ def test_tables_are_cut_and_a_replay_writes_the_same_files(tmp_path, uri, databa
     (folder,) = query(database, "select artifact_uri from runs")[0]
 
     def contents():
-        return {name: json.load(open(f"{folder}/t/{name}")) for name in sorted(os.listdir(f"{folder}/t"))}
+        return {path.name: json.loads(path.read_text()) for path in sorted(Path(folder, "t").iterdir())}
 
     assert {name: [row[0] for row in file["data"]] for name, file in contents().items()} == {
         "rows.json": [1, 1, 2, 2],
