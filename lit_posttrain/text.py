@@ -144,6 +144,7 @@ class ChatText:
 
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer and template as a folder that `load_text` and transformers read."""
+        (Path(folder) / "chat_template.jinja").unlink(missing_ok=True)  # an older one would outlive `plain`
         self.tokenizer.save_pretrained(str(folder))
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:

@@ -9,7 +9,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import lightning.pytorch as pl
 import transformers
@@ -25,6 +25,7 @@ import lit_posttrain.objectives.weights  # noqa: F401 (imported so that YAML fin
 from lit_posttrain.checkpoints.run_state import RunState
 from lit_posttrain.data import PromptData
 from lit_posttrain.errors import InputError
+from lit_posttrain.messages import condensed
 from lit_posttrain.test_time import TestTimeModule
 from lit_posttrain.tracking.compute import ComputeMeter
 from lit_posttrain.tracking.console import Console
@@ -63,6 +64,18 @@ class ConfigToLoggers(SaveConfigCallback):
             log_text = getattr(logger, "log_text", None)
             if log_text is not None:
                 log_text(self.parser.dump(self.config, skip_none=False), "config.yaml")
+
+
+class Parser(LightningArgumentParser):
+    """Ends with one short message instead of the usage of some hundred options."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises:
+        InputError: always, with the lines that tell something.
+        """
+        if not self.exit_on_error:  # a parser within the parser, whose error the outer one words
+            super().error(message, ex)
+        raise InputError(condensed(message)) from ex
 
 
 class PostTrainCLI(LightningCLI):
@@ -124,8 +137,8 @@ class PostTrainCLI(LightningCLI):
 def quiet() -> None:
     """Keeps what Lightning and torch say to nobody off the screen."""
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning)
-    lightning_log = logging.getLogger("lightning.pytorch")
-    lightning_log.handlers.clear()
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).handlers.clear()
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).addFilter(lambda record: not any(n in record.getMessage() for n in NOISE))
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -147,10 +160,23 @@ def run(arguments: Sequence[str]) -> int:
             seed_everything_default=0,
             trainer_defaults=TRAINER_DEFAULTS | {"callbacks": [ComputeMeter(), RunState(), Console()]},
             auto_configure_optimizers=False,
+            parser_class=Parser,
         )
+    except ValueError as error:
+        raise cause(error) from error
     except SystemExit as stop:
         if PostTrainCLI.latest is not None and PostTrainCLI.latest.was_interrupted():
             print(PostTrainCLI.latest.how_to_go_on(arguments))
             return EXIT_INTERRUPTED
         raise
     return 0
+
+
+def cause(error: ValueError) -> ValueError:
+    """The input error behind an error of the parser, which wraps those that constructors raise."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, InputError):
+            return behind
+        behind = behind.__cause__ or behind.__context__
+    return error

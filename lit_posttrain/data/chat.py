@@ -5,7 +5,7 @@ from typing import Literal
 import lightning.pytorch as pl
 
 from lit_posttrain.batches import TokenBatch
-from lit_posttrain.contracts import ProblemSource
+from lit_posttrain.contracts import OnlineMethod, ProblemSource
 from lit_posttrain.data.loader import TokenLoader, TokenTable
 from lit_posttrain.data.report import fit_to_length, report
 from lit_posttrain.data.steps import Cut
@@ -52,7 +52,16 @@ class ChatData(pl.LightningDataModule):
         self.tables: dict[str, TokenTable] = {}
 
     def setup(self, stage: str) -> None:
-        """Tokenises the splits, reports on them and applies the length policy, once."""
+        """Tokenises the splits, reports on them and applies the length policy, once.
+
+        Raises:
+            InputError: if the module draws its own answers.
+        """
+        module = self.trainer.lightning_module if self.trainer else None
+        if isinstance(module, OnlineMethod):
+            raise InputError(
+                f"{type(module).__name__} draws its own answers and would not learn ChatData's; give it PromptData"
+            )
         self.prepare("train")
         if self.validation_split is not None:
             self.prepare(self.validation_split)

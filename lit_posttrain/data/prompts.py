@@ -164,5 +164,12 @@ class PromptData(pl.LightningDataModule, PromptSource):
         if self.max_prompt_tokens or self.trainer is None:
             return self.max_prompt_tokens
         module = self.trainer.lightning_module
+        positions = int(module.max_positions)  # type: ignore[arg-type]
         sampling = getattr(module, "sampling", None)
-        return int(module.max_positions) - (sampling.max_new_tokens if sampling else 0)  # type: ignore[arg-type]
+        room = positions - (sampling.max_new_tokens if sampling else 0)
+        if room < 1:
+            raise InputError(
+                f"max_new_tokens {positions - room} leaves no room for a prompt in the network's {positions} positions; "
+                "lower it"
+            )
+        return room

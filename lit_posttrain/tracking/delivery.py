@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lit_posttrain.tracking.journal import Record
+from lit_posttrain.tracking.limits import METRICS_A_CALL
 from lit_posttrain.tracking.redaction import by_shape
 from lit_posttrain.tracking.replay import Replay
-from lit_posttrain.tracking.store import METRICS_A_CALL, Point, Refused, Store, Unreachable
+from lit_posttrain.tracking.store import Point, Refused, Store, Unreachable
 
 PROGRESS = "uploaded.json"
 REFUSED = "refused.jsonl"
@@ -201,10 +202,10 @@ class Uploader:
 
     def _acknowledge(self) -> None:
         entry = {"offset": self.replay.acknowledged, "run_id": self.report.run_id}
-        replace(self.directory / PROGRESS, {**self._progress(), self.report.uri: entry})
+        write_json(self.directory / PROGRESS, {**self._progress(), self.report.uri: entry})
 
 
-def replace(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a small JSON file so that a reader sees the old one or the new one."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1))

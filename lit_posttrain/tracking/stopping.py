@@ -97,10 +97,24 @@ class BestOnProbe(ModelCheckpoint):
             save_on_train_epoch_end=False,
             save_on_exception=True,
         )
+        self._follows_logger = dirpath is None
+        self._set_up: tuple[Trainer, LightningModule] | None = None
         self._probed = False
         self._seen_step = 0
         self._finished: tuple[int, dict[str, Any]] | None = None
         self._interrupted = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Settles the folder."""
+        self._set_up = (trainer, pl_module)
+        super().setup(trainer, pl_module, stage)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on in the folder of the run that the logger goes on with, whose name it has just got back."""
+        if self._follows_logger and self._set_up is not None:
+            self.dirpath = None
+            super().setup(*self._set_up, stage="resume")
+        super().load_state_dict(state_dict)
 
     def on_probe(
         self, trainer: Trainer, pl_module: LightningModule, point: Point, answers: Sequence[Sequence[Answer]]

@@ -16,19 +16,19 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lit_posttrain.tracking.limits import (
+    DIGEST_CHARACTERS,
+    PARAM_CHARACTERS,
+    TAG_CHARACTERS,
+    fitting_name,
+    in_calls,
+)
 from lit_posttrain.tracking.redaction import by_shape
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 UID_TAG = "lit_posttrain.run_uid"
-METRICS_A_CALL = 1000
-PARAMS_A_CALL = 100
-CHARACTERS_A_CALL = 300_000
-PARAM_CHARACTERS = 6000
-TAG_CHARACTERS = 8000
-NAME_CHARACTERS = 250
-DIGEST_CHARACTERS = 36
 TABLE_TAG = "mlflow.loggedArtifacts"
 
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "INVALID_STATE"}
@@ -128,7 +128,7 @@ class Store:
             self.log_text(run_id, text, f"params/changed_{digest}.json")
             self.set_tags(run_id, {"lit_posttrain.params_changed": ", ".join(changed)})
         new = [Param(name, value) for name, value in fitted.items() if name not in known]
-        for chunk in _chunks(new, PARAMS_A_CALL, CHARACTERS_A_CALL):
+        for chunk in in_calls(new):
             with self._answers():
                 self.client.log_batch(run_id, params=chunk)
 
@@ -137,7 +137,7 @@ class Store:
         from mlflow.entities import RunTag
 
         tags = [RunTag(k, v) for k, v in self._fit(run_id, values, "tags", TAG_CHARACTERS).items()]
-        for chunk in _chunks(tags, PARAMS_A_CALL, CHARACTERS_A_CALL):
+        for chunk in in_calls(tags):
             with self._answers():
                 self.client.log_batch(run_id, tags=chunk)
 
@@ -244,15 +244,6 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
 
 
-def fitting_name(name: str) -> str:
-    """A name that MLflow takes; a change of a long one is told apart by its digest."""
-    clean = re.sub(r"[^\w.\-/: ]", "_", name)
-    clean = "/".join(part for part in clean.split("/") if part not in ("", ".", "..")) or "_"
-    if len(clean) <= NAME_CHARACTERS:
-        return clean
-    return f"{clean[: NAME_CHARACTERS - 17]}_{sha256(name.encode()).hexdigest()[:16]}"
-
-
 @contextmanager
 def _first_start(uri: str) -> Iterator[None]:
     """Lets one process at a time open a sqlite store, since the first one writes its tables."""
@@ -264,20 +255,6 @@ def _first_start(uri: str) -> Iterator[None]:
     with database.with_name(database.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _chunks(items: Sequence[Any], count: int, characters: int) -> Iterator[list[Any]]:
-    chunk: list[Any] = []
-    size = 0
-    for item in items:
-        length = len(json.dumps([item.key, item.value]))
-        if chunk and (len(chunk) == count or size + length > characters):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(item)
-        size += length
-    if chunk:
-        yield chunk
 
 
 def _cell(value: Any) -> Any:

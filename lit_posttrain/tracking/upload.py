@@ -12,11 +12,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from lit_posttrain.errors import InputError
-from lit_posttrain.tracking.delivery import Uploader, UploadReport, replace
+from lit_posttrain.tracking.delivery import Uploader, UploadReport, write_json
 from lit_posttrain.tracking.journal import is_being_written
 from lit_posttrain.tracking.redaction import REDACTED
 from lit_posttrain.tracking.replay import Replay
@@ -32,7 +32,7 @@ LINGER_S = 60.0
 def upload(
     directory: Path | str, *, tracking_uri: str | None = None, follow: bool = False, parent: int | None = None
 ) -> UploadReport:
-    """Uploads what a store has not acknowledged of a run's journal; calling it again changes nothing.
+    """Uploads what a store has not acknowledged of a journal; calling it again changes nothing.
 
     Args:
         directory: The run directory.
@@ -51,9 +51,7 @@ def upload(
     uploader = Uploader(directory, uri)
     with _only_uploader(directory, wait=follow) as alone:
         if not alone:
-            uploader.report.state = "busy"
-            uploader.report.message = "the run's own uploader is at work"
-            return uploader.report
+            return replace(uploader.report, state="busy", message="the run's own uploader is at work")
         uploader = Uploader(directory, uri)  # another one may have moved on while this one waited
         if follow:
             _follow(uploader, parent)
@@ -111,9 +109,9 @@ def _pause(uploader: Uploader, parent: int | None, seconds: float) -> None:
 def _say(uploader: Uploader, state: str, message: str = "") -> None:
     """Tells the training process, which only looks at the age of this file."""
     report = uploader.report
-    if (report.state, report.message) != (state, message) or state == "complete":
+    if (report.state, report.message) != (state, message) or state != "running":
         report.state, report.message = state, message
-        replace(uploader.directory / STATE, asdict(report))
+        write_json(uploader.directory / STATE, asdict(report))
 
 
 def _recorded_uri(directory: Path) -> str | None:

@@ -44,11 +44,11 @@ class ShortIsRight(Grader):
 
 
 class Last(Strategy):
-    """Draws three, stands by the last."""
+    """Draws five, stands by the last."""
 
     def solve(self, problem, prompt_ids):
-        outcome = yield from Sample(3, Sampling(max_new_tokens=4)).solve(problem, prompt_ids)
-        return Outcome(outcome.completions, chosen=2)
+        outcome = yield from Sample(5, Sampling(max_new_tokens=4)).solve(problem, prompt_ids)
+        return Outcome(outcome.completions, chosen=4)
 
 
 class Batches(list):
@@ -125,7 +125,9 @@ def test_a_strategy_that_chooses_is_judged_by_its_choice(tmp_path):
     tested = module(tmp_path, strategy=Last())
     (results,) = trainer().test(tested, Batches(tested.text), verbose=False)
     outcomes = [o for i, o in enumerate(drawn(tested, Last())) if i != 2]
-    right = [len(outcome.completions[2].tokens) <= 2 for outcome in outcomes]
+    right = [len(outcome.completions[4].tokens) <= 2 for outcome in outcomes]
+    shares = [sum(len(c.tokens) <= 2 for c in outcome.completions) / 5 for outcome in outcomes]
+    assert abs(sum(right) - sum(shares)) > 0.1  # the choice makes a difference here
     assert results["test_time/accuracy"] == pytest.approx(sum(right) / 4, abs=1e-6)
 
 

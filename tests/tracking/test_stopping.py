@@ -1,6 +1,7 @@
 import pytest
 import torch
-from scripted_run import LEARNING, Questions, ScriptedMethod, fit
+from lightning.pytorch import Callback
+from scripted_run import LEARNING, MemoryLogger, Questions, ScriptedMethod, fit
 
 from lit_posttrain.errors import InputError
 from lit_posttrain.tracking.compute import ComputeMeter
@@ -72,18 +73,43 @@ def test_the_last_is_written_between_probes_and_at_the_end(tmp_path):
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, fail_at):
     """Interrupted in the first or the second of two accumulated batches: both are trained on again."""
     settings = {"batches": 12, "accumulate": 2}
+    failing = ScriptedMethod(**settings, fail_at=fail_at)
     with pytest.raises(SystemExit):
-        fit(ScriptedMethod(**settings, fail_at=fail_at), [BestOnProbe(tmp_path), probe(), ComputeMeter()])
+        fit(failing, [BestOnProbe(tmp_path), probe(every_n_steps=100), ComputeMeter()])
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert skill(tmp_path / "last.ckpt") == pytest.approx(2 * LEARNING)
-    resumed, again = ScriptedMethod(**settings), probe()
+    resumed, again = ScriptedMethod(**settings), probe(every_n_steps=100)
     fit(resumed, [BestOnProbe(tmp_path), again, ComputeMeter()], ckpt_path=tmp_path / "last.ckpt")
-    assert (tmp_path / "best-step6.ckpt").exists()
     assert resumed.trained == [5, 6, 7, 8, 9, 10, 11, 12]
-    assert [point["step"] for point in again.points] == [0, 1, 2, 3, 4, 5, 6]
+    assert [point["step"] for point in again.points] == [0, 6]
     assert float(resumed.policy.skill.detach()) == pytest.approx(6 * LEARNING)
+    assert (tmp_path / "best-step6.ckpt").exists()
 
 
 def test_nothing_is_saved_before_the_first_step(tmp_path):
     with pytest.raises(SystemExit):
         fit(ScriptedMethod(fail_at=1), [BestOnProbe(tmp_path), probe(), ComputeMeter()])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_run_keeps_to_the_folder_of_its_logger(tmp_path):
+    class NamedLogger(MemoryLogger):
+        save_dir = str(tmp_path)
+
+        def __init__(self, version):
+            super().__init__()
+            self.version = version
+
+    class TakesTheOldName(Callback):
+        def on_load_checkpoint(self, trainer, pl_module, checkpoint):
+            trainer.logger.version = "old"
+
+    old = tmp_path / "memory" / "old" / "checkpoints"
+    with pytest.raises(SystemExit):
+        fit(ScriptedMethod(fail_at=5), [BestOnProbe(), probe(), ComputeMeter()], logger=NamedLogger("old"))
+    resumed = BestOnProbe()
+    callbacks = [resumed, probe(), ComputeMeter(), TakesTheOldName()]
+    fit(ScriptedMethod(), callbacks, logger=NamedLogger("new"), ckpt_path=old / "last.ckpt")
+    assert sorted(path.name for path in old.iterdir()) == ["best-step8.ckpt", "last.ckpt"]
+    assert not (tmp_path / "memory" / "new").exists()
+    assert skill(old / "last.ckpt") == pytest.approx(8 * LEARNING)

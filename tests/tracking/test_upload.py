@@ -197,6 +197,14 @@ while True:
     assert query(database, "select status, start_time from runs") == [("FINISHED", 1_000_000)]
 
 
+def test_the_uploader_of_a_vanished_process_delivers_and_says_killed(tmp_path, uri, database):
+    run = tmp_path / "run"
+    write(run, start(uri), metrics(1, loss=1.0))
+    assert upload(run, follow=True, parent=-1).state == "complete"
+    assert points(database) == [("loss", 1, 1_000_001, 1.0, 0)]
+    assert query(database, "select status from runs") == [("KILLED",)]
+
+
 def test_an_unreachable_server_costs_a_moment_and_loses_nothing(tmp_path, database, capsys):
     run, uri = tmp_path / "runs" / "e" / "r", refusing_uri()
     write(run, start(uri), metrics(1, loss=1.0), END)

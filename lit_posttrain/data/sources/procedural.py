@@ -14,7 +14,7 @@ from lit_posttrain.errors import InputError
 
 Item = TypeVar("Item")
 TRIES_PER_PROBLEM = 20_000
-REPEATS_PER_PROBLEM = 200
+REPEATS = 50
 
 
 class Lazy(Sequence[Item]):
@@ -109,17 +109,17 @@ class ProceduralSource(ProblemSource):
 def _held_out(source: ProceduralSource, split: str) -> tuple[Drawn, ...]:
     """The first `held_out_size` distinct draws of a held-out split."""
     distinct: dict[str, Drawn] = {}
-    draws = REPEATS_PER_PROBLEM * source.held_out_size
-    for index in range(draws):
+    index = last_new = 0
+    while len(distinct) < source.held_out_size:
         drawn = source.drawn(split, index)
-        distinct.setdefault(drawn.key, drawn)
-        if len(distinct) == source.held_out_size:
-            break
-    else:
-        raise InputError(
-            f"held_out_size is {source.held_out_size}, but {draws} draws gave only {len(distinct)} distinct "
-            f"problems of split {split!r} of {source}; lower held_out_size or widen the problems"
-        )
+        if drawn.key not in distinct:
+            distinct[drawn.key], last_new = drawn, index
+        index += 1
+        if index - last_new > REPEATS * (len(distinct) + REPEATS):
+            raise InputError(
+                f"held_out_size is {source.held_out_size}, but {index} draws gave only {len(distinct)} "
+                f"distinct problems of split {split!r} of {source}; lower held_out_size or widen the problems"
+            )
     return tuple(distinct.values())
 
 
