@@ -76,6 +76,7 @@ def refused(arguments, capsys):
     return told
 
 
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`")  # Lightning says so before our message
 @pytest.mark.parametrize("case", CASES)
 def test_one_message_and_nothing_left_behind(case, folder, capsys):
     arguments, expected = CASES[case]
