@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 0
 THREADS ?= 2
+PORT ?= 5000
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN := OMP_NUM_THREADS=$(THREADS) OMP_WAIT_POLICY=passive $(BIN)/lit-posttrain
@@ -59,5 +60,6 @@ bench: $(READY)
 	for script in tools/bench_*.py; do echo "$$script"; OMP_NUM_THREADS=$(THREADS) $(BIN)/python "$$script" || exit 1; done
 
 ui: $(READY)
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 \
-		--backend-store-uri sqlite:///mlflow.db
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui \
+		--backend-store-uri sqlite:///mlflow.db --artifacts-destination ./mlartifacts \
+		--host 127.0.0.1 --port $(PORT) --workers 1

@@ -51,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=text, add_help=False)
     curves = commands.add_parser("curve", help="fit S-curves to the runs of an experiment")
     kinds = curves.add_subparsers(dest="kind", required=True, metavar="COMMAND")
-    fit = kinds.add_parser("fit", help="accuracy against compute, with intervals", description=curve.DESCRIPTION)
+    fit = kinds.add_parser(
+        "fit", help="accuracy against compute, with intervals", description=curve.DESCRIPTION
+    )
     curve.add_arguments(fit)
     fit.set_defaults(call=curve.run)
     _add_export(commands.add_parser("export", help="write a checkpoint as a Hugging Face folder"))
@@ -65,10 +67,14 @@ def _light(given: list[str]) -> int:
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:
-    export.description = "Write a checkpoint as a folder that transformers loads: weights, config, tokenizer, template."
+    export.description = (
+        "Write a checkpoint as a folder that transformers loads: weights, config, tokenizer, template."
+    )
     export.add_argument("checkpoint", help="a .ckpt file that `fit` wrote")
     export.add_argument("output", help="the folder to write; it must not exist")
-    export.add_argument("--adapter", action="store_true", help="write the LoRA adapter alone instead of merging it")
+    export.add_argument(
+        "--adapter", action="store_true", help="write the LoRA adapter alone instead of merging it"
+    )
     export.set_defaults(call=_export)
 
 
@@ -87,6 +93,6 @@ def _add_sync(sync: argparse.ArgumentParser) -> None:
 
 
 def _sync(chosen: argparse.Namespace) -> int:
-    from lit_posttrain.tracking.upload import sync_command
+    from lit_posttrain.tracking.sync import sync_command
 
     return sync_command(chosen.run, root=chosen.root, tracking_uri=chosen.tracking_uri)

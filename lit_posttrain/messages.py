@@ -9,8 +9,7 @@ NOISE = re.compile(
     r"^(Does not validate against any of the Union subtypes|Subtypes:|Errors:|Given value|Parser key .*:$"
     r"|Expected a <class 'NoneType'>|Parsing of config|Validation failed:?$)"
 )
-NOT_ACCEPTED = re.compile(
-    r"(?:Option|accept option) '([\w.]+)'|unrecognized arguments: --([\w.]+)")
+NOT_ACCEPTED = re.compile(r"(?:Option|accept option) '([\w.]+)'|unrecognized arguments: --([\w.]+)")
 CLASS_PATH = re.compile(r"class_path '([\w.]+)'|class_path='([\w.]+)'")
 LONGEST_LINE = 300
 
@@ -31,7 +30,11 @@ def suggestion(message: str) -> str:
     if wrong is None:
         return ""
     key = (wrong.group(1) or wrong.group(2)).split(".")[-1]
-    known = {name for found in CLASS_PATH.finditer(message) for name in _arguments(found.group(1) or found.group(2))}
+    known = {
+        name
+        for found in CLASS_PATH.finditer(message)
+        for name in _arguments(found.group(1) or found.group(2))
+    }
     near = difflib.get_close_matches(key, sorted(known), n=1)
     return f"\n  did you mean {near[0]}?" if near else ""
 
@@ -45,6 +48,8 @@ def _arguments(class_path: str) -> set[str]:
         return set()
     names = set(parameters)
     for parameter in parameters.values():
-        if inspect.isclass(parameter.annotation) and parameter.annotation.__module__.startswith("lit_posttrain"):
+        if inspect.isclass(parameter.annotation) and parameter.annotation.__module__.startswith(
+            "lit_posttrain"
+        ):
             names |= set(inspect.signature(parameter.annotation).parameters)
     return names

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NoReturn
 
 import lightning.pytorch as pl
 import transformers
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerStatus
 
@@ -43,27 +44,36 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
-class ConfigToLoggers(SaveConfigCallback):
-    """Gives the resolved config to the loggers once training really starts, so that a failed start leaves nothing."""
+class RunRecord(SaveConfigCallback):
+    """Tells the loggers what is run: the resolved config and the datasets, once training really starts."""
 
     def __init__(self, parser: Any, config: Any, **kwargs: Any) -> None:
         super().__init__(parser, config, **{**kwargs, "save_to_log_dir": False})
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Nothing yet."""
+        """Nothing yet, so that a failed start leaves nothing behind."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The config as parameters and as an artifact."""
+        """The config as parameters and as an artifact; which data is read."""
         if trainer.is_global_zero:
             self.save_config(trainer, pl_module, "fit")
 
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The same."""
+        self.on_train_start(trainer, pl_module)
+
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """To every logger: parameters; the YAML to those that keep text."""
+        """To every logger: parameters; the YAML and the datasets to those that keep them."""
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         for logger in trainer.loggers:
             logger.log_hyperparams(self.config.as_dict())
             log_text = getattr(logger, "log_text", None)
             if log_text is not None:
                 log_text(self.parser.dump(self.config, skip_none=False), "config.yaml")
+            log_dataset = getattr(logger, "log_dataset", None)
+            if log_dataset is not None and hasattr(datamodule, "datasets"):
+                for entry in datamodule.datasets():
+                    log_dataset(**entry)
 
 
 class Parser(LightningArgumentParser):
@@ -110,33 +120,56 @@ class PostTrainCLI(LightningCLI):
 
     def how_to_go_on(self, arguments: Sequence[str]) -> str:
         """Which checkpoint there is, and the command that goes on from it."""
-        saved = [c.last_model_path for c in self.trainer.checkpoint_callbacks if getattr(c, "last_model_path", "")]
-        if not saved:
+        paths = (getattr(callback, "last_model_path", "") for callback in self.trainer.checkpoint_callbacks)
+        saved = next((path for path in paths if path), None)
+        if saved is None:
             return f"Stopped at step {self.trainer.global_step}; no checkpoint was written."
-        command = " ".join(["lit-posttrain", *map(shlex.quote, arguments), "--ckpt_path", shlex.quote(saved[0])])
-        return f"Stopped at step {self.trainer.global_step}; the state is in {saved[0]}. Go on with:\n  {command}"
+        command = shlex.join(
+            ["lit-posttrain", *without_option(arguments, "--ckpt_path"), "--ckpt_path", saved]
+        )
+        return (
+            f"Stopped at step {self.trainer.global_step}; the state is in {saved}. Go on with:\n  {command}"
+        )
 
     def _to_test_time(self) -> None:
-        probe = next((c for c in self.trainer.callbacks if isinstance(c, AccuracyProbe)), None)
-        data = self.datamodule if isinstance(self.datamodule, PromptData) else None
-        if probe is not None and isinstance(probe.data, PromptData):
-            data = probe.data
-        grader = getattr(self.model, "grader", None) if probe is None or probe.grader is None else probe.grader
-        sampling = getattr(self.model, "sampling", None) if probe is None or probe.sampling is None else probe.sampling
-        if data is None or grader is None or sampling is None:
+        trainer: Any = self.trainer
+        probe = next((c for c in trainer.callbacks if isinstance(c, AccuracyProbe)), None)
+        data = probe.data if probe is not None and probe.data is not None else self.datamodule
+        grader, sampling = (
+            self._of_probe_or_method(probe, "grader"),
+            self._of_probe_or_method(probe, "sampling"),
+        )
+        if not isinstance(data, PromptData) or grader is None or sampling is None:
             raise InputError(
                 f"`{self.subcommand}` needs problems, a grader and a sampling: give the config an AccuracyProbe with "
                 "data, grader and sampling, or use a TestTimeModule as the model"
             )
         samples = 4 if probe is None else probe.samples_per_problem
-        self.trainer.callbacks = [c for c in self.trainer.callbacks if not isinstance(c, AccuracyProbe | ComputeMeter)]
+        training_only = (AccuracyProbe, ComputeMeter, ModelCheckpoint)
+        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, training_only)]
         self.model = TestTimeModule.from_method(self.model, grader=grader, sampling=sampling, n=samples)
         self.datamodule = data
+
+    def _of_probe_or_method(self, probe: AccuracyProbe | None, name: str) -> Any:
+        given = getattr(probe, name, None)
+        return getattr(self.model, name, None) if given is None else given
+
+
+def without_option(arguments: Sequence[str], name: str) -> list[str]:
+    """The arguments without an option and its value, in either spelling."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if not skip and argument != name and not argument.startswith(f"{name}="):
+            kept.append(argument)
+        skip = argument == name
+    return kept
 
 
 def quiet() -> None:
     """Keeps what Lightning and torch say to nobody off the screen."""
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks", UserWarning)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).handlers.clear()
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
@@ -156,7 +189,7 @@ def run(arguments: Sequence[str]) -> int:
             pl.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_callback=ConfigToLoggers,
+            save_config_callback=RunRecord,
             seed_everything_default=0,
             trainer_defaults=TRAINER_DEFAULTS | {"callbacks": [ComputeMeter(), RunState(), Console()]},
             auto_configure_optimizers=False,
@@ -164,7 +197,7 @@ def run(arguments: Sequence[str]) -> int:
         )
     except ValueError as error:
         raise cause(error) from error
-    except SystemExit as stop:
+    except SystemExit:
         if PostTrainCLI.latest is not None and PostTrainCLI.latest.was_interrupted():
             print(PostTrainCLI.latest.how_to_go_on(arguments))
             return EXIT_INTERRUPTED

@@ -63,10 +63,14 @@ class DigitCount(Grader):
     def _one(self, text: str) -> Grade:
         even = sum(c in "02468" for c in text)
         correct = even > 1
-        return Grade(float(even), correct, Verdict.CORRECT if correct else Verdict.INCORRECT, {"even": float(even)})
+        return Grade(
+            float(even), correct, Verdict.CORRECT if correct else Verdict.INCORRECT, {"even": float(even)}
+        )
 
 
-def grpo(network: NetworkConfig | None = None, *, group_size: int = 4, temperature: float = 1.0, **arguments: Any):
+def grpo(
+    network: NetworkConfig | None = None, *, group_size: int = 4, temperature: float = 1.0, **arguments: Any
+):
     """A GRPO module on the tiny network, learning by plain SGD."""
     rollouts = arguments.pop("rollouts", {})
     arguments.setdefault("optimizer", lambda p: torch.optim.SGD(p, lr=0.1))

@@ -84,12 +84,16 @@ def test_one_message_and_nothing_left_behind(case, folder, capsys):
 
 
 def test_a_mistyped_key_in_the_file(folder, capsys):
-    wrong = CONFIG | {"model": CONFIG["model"] | {"init_args": CONFIG["model"]["init_args"] | {"kl_wieght": 0.1}}}
+    wrong = CONFIG | {
+        "model": CONFIG["model"] | {"init_args": CONFIG["model"]["init_args"] | {"kl_wieght": 0.1}}
+    }
     Path("config.yaml").write_text(yaml.safe_dump(wrong))
     assert "did you mean kl_weight?" in refused([], capsys)
 
 
-@pytest.mark.parametrize("content", [{}, {"config.json": '{"model_type": "llama"}'}, {"config.json": "not json"}])
+@pytest.mark.parametrize(
+    "content", [{}, {"config.json": '{"model_type": "llama"}'}, {"config.json": "not json"}]
+)
 def test_a_folder_that_is_no_model(content, folder, capsys):
     Path("model").mkdir()
     for name, text in content.items():

@@ -71,7 +71,9 @@ def _targets(node: ast.AST, parts: tuple[str, ...]) -> Iterator[str]:
         module = ".".join(part for part in (base, node.module) if part)
         yield from (f"{module}.{a.name}" if module == OURS else module for a in node.names)
     elif isinstance(node, ast.Call) and _called(node.func) in ("import_module", "__import__"):
-        yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str))
+        yield from (
+            a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)
+        )
 
 
 def _called(function: ast.expr) -> str:

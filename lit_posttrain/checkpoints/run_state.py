@@ -23,7 +23,12 @@ class RunState(pl.Callback):
         checkpoint["run_state"] = {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": [torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), float(gauss)],
+            "numpy": [
+                torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+                int(position),
+                int(has_gauss),
+                float(gauss),
+            ],
             "python": [version, list(internal), gauss_next],
             "loggers": [_logger_state(logger) for logger in trainer.loggers],
         }
@@ -40,7 +45,8 @@ class RunState(pl.Callback):
                     load(state)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Sets the random states of a resumed run."""
+        """Opens the loggers' runs, which are known by now, and sets the random states of a resumed run."""
+        _begin(trainer)
         if self._restored is None:
             return
         keys, position, has_gauss, gauss = self._restored["numpy"]
@@ -51,6 +57,17 @@ class RunState(pl.Callback):
         if torch.cuda.is_available() and len(self._restored["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([state.cpu() for state in self._restored["cuda"]])
         self._restored = None
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Opens the loggers' runs."""
+        _begin(trainer)
+
+
+def _begin(trainer: pl.Trainer) -> None:
+    for logger in trainer.loggers:
+        begin = getattr(logger, "begin", None)
+        if begin is not None:
+            begin()
 
 
 def _logger_state(logger: Any) -> dict[str, Any]:

@@ -1,17 +1,31 @@
 """Conversations for supervised training."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 
 from lit_posttrain.batches import TokenBatch
 from lit_posttrain.contracts import OnlineMethod, ProblemSource
 from lit_posttrain.data.loader import TokenLoader, TokenTable
-from lit_posttrain.data.report import fit_to_length, report
+from lit_posttrain.data.report import entry, fit_to_length, report
 from lit_posttrain.data.steps import Cut
 from lit_posttrain.errors import InputError
 from lit_posttrain.objectives.weights import TokenMean
 from lit_posttrain.text import ChatText
+
+
+def text_of(data: pl.LightningDataModule) -> ChatText:
+    """The tokenizer of the module that the trainer trains with this data.
+
+    Raises:
+        InputError: outside a trainer.
+    """
+    if data.trainer is None:
+        raise InputError(
+            f"{type(data).__name__} has no tokenizer: give it text, or use it with a module that has one"
+        )
+    module: Any = data.trainer.lightning_module
+    return module.text
 
 
 class ChatData(pl.LightningDataModule):
@@ -46,10 +60,12 @@ class ChatData(pl.LightningDataModule):
         if batch_sequences < 1:
             raise InputError(f"batch_sequences must be at least 1 (got {batch_sequences})")
         self.source, self.batch_sequences = source, batch_sequences
-        self.max_tokens, self.too_long = max_tokens, too_long
+        self.max_tokens = max_tokens
+        self.too_long: Literal["error", "skip", "cut"] = too_long
         self.packed, self.row_tokens = packed, row_tokens
         self.validation_split, self.seed, self.text = validation_split, seed, text
         self.tables: dict[str, TokenTable] = {}
+        self.entries: dict[str, dict[str, str]] = {}
 
     def setup(self, stage: str) -> None:
         """Tokenises the splits, reports on them and applies the length policy, once.
@@ -80,8 +96,13 @@ class ChatData(pl.LightningDataModule):
             limit = self.max_tokens or self._limit()
             examples, told = fit_to_length(examples, limit, self.too_long, name=split)
             report(told)
-            self.tables[split] = TokenTable.of([e.ids for e in examples], [e.mask for e in examples])
+            table = TokenTable.of([e.ids for e in examples], [e.mask for e in examples])
+            self.tables[split], self.entries[split] = table, entry(self.source, split, table.digest, told)
         return self.tables[split]
+
+    def datasets(self) -> list[dict[str, str]]:
+        """The splits that were read, as dataset entries of a tracked run."""
+        return list(self.entries.values())
 
     def train_dataloader(self) -> TokenLoader:
         """Micro-batches of the training split."""
@@ -110,10 +131,8 @@ class ChatData(pl.LightningDataModule):
         return int(self.trainer.accumulate_grad_batches) if self.trainer else 1
 
     def _text(self) -> ChatText:
-        if self.text is None and self.trainer is not None:
-            self.text = self.trainer.lightning_module.text  # type: ignore[assignment]
         if self.text is None:
-            raise InputError("ChatData has no tokenizer: give it text, or use it with a module that has one")
+            self.text = text_of(self)
         return self.text
 
     def _limit(self) -> int:

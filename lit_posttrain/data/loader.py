@@ -1,5 +1,6 @@
 """A sized, stateful loader over tokenised conversations: order and steps are a function of (seed, epoch)."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,14 @@ class TokenTable:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of all tokens, masks and boundaries."""
+        whole = hashlib.blake2b(digest_size=8)
+        for part in (self.ids, self.mask, self.starts):
+            whole.update(part.tobytes())
+        return whole.hexdigest()
 
     def batch(self, rows: Sequence[int], pad_id: int) -> TokenBatch:
         """The chosen sequences, one per row."""

@@ -1,5 +1,6 @@
 """Problems for online methods, probes and test-time compute."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -8,7 +9,8 @@ import torch
 
 from lit_posttrain.batches import Problem, PromptBatch
 from lit_posttrain.contracts import OnlineMethod, ProblemSource, PromptSource
-from lit_posttrain.data.report import check_lengths, report
+from lit_posttrain.data.chat import text_of
+from lit_posttrain.data.report import check_lengths, entry, report
 from lit_posttrain.data.steps import Cut
 from lit_posttrain.data.stream import ExperienceStream
 from lit_posttrain.errors import InputError
@@ -67,11 +69,17 @@ class PromptData(pl.LightningDataModule, PromptSource):
                 "problems_per_rollout and rollouts_per_epoch must be at least 1 "
                 f"(got {problems_per_rollout} and {rollouts_per_epoch})"
             )
-        self.source, self.problems_per_rollout, self.rollouts_per_epoch = source, problems_per_rollout, rollouts_per_epoch
-        self.max_prompt_tokens, self.too_long = max_prompt_tokens, too_long
+        self.source, self.problems_per_rollout, self.rollouts_per_epoch = (
+            source,
+            problems_per_rollout,
+            rollouts_per_epoch,
+        )
+        self.max_prompt_tokens = max_prompt_tokens
+        self.too_long: Literal["error", "skip"] = too_long
         self.packed, self.row_tokens = packed, row_tokens
         self.probe_problems, self.probe_batch, self.seed, self.text = probe_problems, probe_batch, seed, text
         self._kept: dict[str, Sequence[Problem]] = {}
+        self._entries: dict[str, dict[str, str]] = {}
 
     def setup(self, stage: str) -> None:
         """Checks and reports on the split that the stage reads."""
@@ -90,7 +98,15 @@ class PromptData(pl.LightningDataModule, PromptSource):
             kept, told = check_lengths(problems, self._tokens, self._limit(), self.too_long, name=split)
             report(told)
             self._kept[split] = kept
+            uids = hashlib.blake2b(
+                "\n".join(problem.uid for problem in kept).encode(), digest_size=8
+            ).hexdigest()
+            self._entries[split] = entry(self.source, split, uids, told)
         return self._kept[split]
+
+    def datasets(self) -> list[dict[str, str]]:
+        """The splits that were read, as dataset entries of a tracked run."""
+        return list(self._entries.values())
 
     def batch(self, problems: Sequence[Problem]) -> PromptBatch:
         """Problems with their prompts' token ids."""
@@ -154,10 +170,8 @@ class PromptData(pl.LightningDataModule, PromptSource):
         return self.test_dataloader()
 
     def _tokens(self, problem: Problem) -> list[int]:
-        if self.text is None and self.trainer is not None:
-            self.text = self.trainer.lightning_module.text  # type: ignore[assignment]
         if self.text is None:
-            raise InputError("PromptData has no tokenizer: give it text, or use it with a module that has one")
+            self.text = text_of(self)
         return self.text.prompt_ids(problem.messages)
 
     def _limit(self) -> int:
@@ -169,7 +183,7 @@ class PromptData(pl.LightningDataModule, PromptSource):
         room = positions - (sampling.max_new_tokens if sampling else 0)
         if room < 1:
             raise InputError(
-                f"max_new_tokens {positions - room} leaves no room for a prompt in the network's {positions} positions; "
-                "lower it"
+                f"max_new_tokens {positions - room} leaves no room for a prompt in the network's {positions} "
+                "positions; lower it"
             )
         return room

@@ -1,5 +1,6 @@
 """How long the data is, and what happens to rows that do not fit."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -144,3 +145,16 @@ def _told(
     return DataReport(
         name, len(came), len(kept), sum(kept), answers, quantiles(came), max_tokens, over, policy
     )
+
+
+def entry(source: object, split: str, digest: str, told: DataReport) -> dict[str, str]:
+    """A split as a dataset entry of a tracked run: name, source, digest, context and profile."""
+    context = {"train": "training", "validation": "validation"}.get(split, split)
+    profile = {"rows": told.kept, "tokens": told.tokens, "lengths": told.lengths, "too_long": told.too_long}
+    return {
+        "name": f"{type(source).__name__}-{split}",
+        "source": repr(source)[:500],
+        "digest": digest,
+        "context": context,
+        "profile": json.dumps(profile),
+    }

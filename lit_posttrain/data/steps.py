@@ -75,7 +75,9 @@ def layout(sizes: Sequence[int], cut: Cut) -> list[list[list[int]]]:
     if not cut.packed:
         return [[[item] for item in part] for part in parts]
     capacity = cut.row_tokens or max(sizes)
-    return [[[part[i] for i in row] for row in collate.bins([sizes[i] for i in part], capacity)] for part in parts]
+    return [
+        [[part[i] for i in row] for row in collate.bins([sizes[i] for i in part], capacity)] for part in parts
+    ]
 
 
 def build(step: Batch, rows: list[list[int]], cut: Cut) -> Batch:
@@ -108,5 +110,6 @@ def minibatch_rows(group: Tensor, count: int, generator: torch.Generator) -> lis
         units = [[row] for row in range(len(group))]
     order = torch.randperm(len(units), generator=generator)
     return [
-        sorted(row for unit in part.tolist() for row in units[unit]) for part in torch.tensor_split(order, count)
+        sorted(row for unit in part.tolist() for row in units[unit])
+        for part in torch.tensor_split(order, count)
     ]

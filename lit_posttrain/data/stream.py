@@ -62,7 +62,9 @@ class ExperienceStream:
             if self.pending is None:
                 self.pending, self.position = self._collect(), 0
             if self.pending is None:
-                self.method.stop(f"{self.max_redraws + 1} prompt batches in a row had nothing left to learn from")
+                self.method.stop(
+                    f"{self.max_redraws + 1} prompt batches in a row had nothing left to learn from"
+                )
                 return
             for index, batch in enumerate(self._batches(self.pending)):
                 if index < self.position:

@@ -83,7 +83,9 @@ class PostTrainModule(pl.LightningModule):
         self.skipped_steps = 0
         self._statistics = StepStatistics()
         self._signal = 0.0
-        self.strict_loading = False  # a reference network is not stored; `on_load_checkpoint` is stricter than this
+        self.strict_loading = (
+            False  # a reference network is not stored; `on_load_checkpoint` is stricter than this
+        )
 
     def configure_model(self) -> None:
         """Loads the policy, once, after saying how much memory it will take."""
@@ -112,7 +114,10 @@ class PostTrainModule(pl.LightningModule):
         optimizer = self.make_optimizer(p for p in self.policy.parameters() if p.requires_grad)
         if self.make_schedule is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_schedule(optimizer), "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_schedule(optimizer), "interval": "step"},
+        }
 
     def reduce(self, token_loss: Tensor, batch: TokenBatch, stats: Stats) -> Tensor:
         """The batch's share of the step's loss, scaled so that Lightning's averaging gives exactly the sum.
@@ -131,7 +136,9 @@ class PostTrainModule(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Logs the whole step: statistics, gradient norm before clipping, learning rate."""
         gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
-        values = self._statistics.result(lambda tensor, how: self.trainer.strategy.reduce(tensor, reduce_op=how))
+        values = self._statistics.result(
+            lambda tensor, how: self.trainer.strategy.reduce(tensor, reduce_op=how)
+        )
         values["train/gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
         values["train/learning_rate"] = torch.tensor(float(optimizer.param_groups[0]["lr"]))
         values["train/skipped_steps"] = torch.tensor(float(self.skipped_steps))

@@ -87,18 +87,20 @@ class GRPOModule(PostTrainModule):
         network: NetworkConfig,
         grader: Grader,
         text: TextConfig | None = None,
-        rollouts: Rollouts = Rollouts(),  # noqa: B008 (frozen)
-        advantage: Advantage = GroupAdvantage(),  # noqa: B008
-        loss: PolicyLoss = Clipped(),  # noqa: B008
-        weighting: TokenWeights = TokenMean(),  # noqa: B008
-        reuse: Reuse = Reuse(),  # noqa: B008
+        rollouts: Rollouts = Rollouts(),
+        advantage: Advantage = GroupAdvantage(),
+        loss: PolicyLoss = Clipped(),
+        weighting: TokenWeights = TokenMean(),
+        reuse: Reuse = Reuse(),
         kl_weight: float = 0.0,
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6, weight_decay=0.0),
         schedule: LRSchedulerCallable | None = None,
         seed: int = 0,
     ) -> None:
         if kl_weight < 0:
-            raise InputError(f"kl_weight must not be negative (got {kl_weight}); a negative one would reward drifting")
+            raise InputError(
+                f"kl_weight must not be negative (got {kl_weight}); a negative one would reward drifting"
+            )
         super().__init__(network, text, weighting, optimizer, schedule, rollouts.max_rows)
         self.grader, self.rollouts, self.advantage, self.loss = grader, rollouts, advantage, loss
         self.sampling = rollouts.sampling
@@ -193,7 +195,10 @@ class GRPOModule(PostTrainModule):
             [replace(answer, advantage=float(a)) for answer, a in zip(group, row, strict=True)]
             for group, row in zip(answers, advantages, strict=True)
         ]
-        self.record(rollout_metrics(told, rewards, graded, self.grader.lowest) | {"rollout/problems": (index + 1) * len(told)})
+        self.record(
+            rollout_metrics(told, rewards, graded, self.grader.lowest)
+            | {"rollout/problems": (index + 1) * len(told)}
+        )
         self.fire("on_experience", told)
 
 
@@ -226,4 +231,7 @@ def rollout_metrics(
 def _part_means(flat: list[Answer]) -> dict[str, float]:
     graded = [answer.grade.parts for answer in flat if answer.grade.reward is not None]
     parts = {name for grade in graded for name in grade}
-    return {f"reward/{name}": sum(g[name] for g in graded if name in g) / max(1, sum(name in g for g in graded)) for name in parts}
+    return {
+        f"reward/{name}": sum(g[name] for g in graded if name in g) / max(1, sum(name in g for g in graded))
+        for name in parts
+    }

@@ -31,7 +31,7 @@ class SFTModule(PostTrainModule):
         self,
         network: NetworkConfig,
         text: TextConfig | None = None,
-        weighting: TokenWeights = TokenMean(),  # noqa: B008 (frozen)
+        weighting: TokenWeights = TokenMean(),
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-5, weight_decay=0.0),
         schedule: LRSchedulerCallable | None = None,
         max_rows: int = 512,
@@ -49,4 +49,10 @@ class SFTModule(PostTrainModule):
         """Mean negative log-likelihood over all held-out answer tokens, however they are batched."""
         with self.ledger.phase(Phase.EVALUATION):
             loss = negative_log_likelihood(token_logprobs(self.policy, batch, ledger=self.ledger))
-        self.log("val/loss", masked_mean(loss, batch.mask), batch_size=int(batch.mask.sum()), sync_dist=True, prog_bar=True)
+        self.log(
+            "val/loss",
+            masked_mean(loss, batch.mask),
+            batch_size=int(batch.mask.sum()),
+            sync_dist=True,
+            prog_bar=True,
+        )

@@ -39,7 +39,10 @@ class SequenceMean(TokenWeights):
 
 @dataclass(frozen=True)
 class PromptMean(TokenWeights):
-    """Every problem counts alike, the tokens of all its completions share its part. ScaleRL, arXiv:2510.13786, section 3."""
+    """Every problem counts alike, the tokens of all its completions share its part.
+
+    Source: ScaleRL, Khatri et al. 2025, arXiv:2510.13786, section 3.
+    """
 
     def __call__(self, lengths: Int[Tensor, " S"], group: Int[Tensor, " S"]) -> Float[Tensor, " S"]:
         """Weights (S,), which sum to 1 over the tokens of the step."""

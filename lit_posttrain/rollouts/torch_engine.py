@@ -53,7 +53,9 @@ class TorchEngine(RolloutEngine):
         max_rows: Completions that are written at the same time.
     """
 
-    def __init__(self, network: CausalNetwork, text: ChatText, ledger: Ledger, *, max_rows: int = 1024) -> None:
+    def __init__(
+        self, network: CausalNetwork, text: ChatText, ledger: Ledger, *, max_rows: int = 1024
+    ) -> None:
         self.network, self.text, self.ledger, self.max_rows = network, text, ledger, max_rows
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
@@ -88,7 +90,9 @@ class TorchEngine(RolloutEngine):
             for i, request in enumerate(requests)
             for first in range(0, request.n, self.max_rows)
         ]
-        parts.sort(key=lambda part: (repr(part.request.sampling), len(part.request.prefix), part.index, part.first))
+        parts.sort(
+            key=lambda part: (repr(part.request.sampling), len(part.request.prefix), part.index, part.first)
+        )
         batch: list[Part] = []
         for part in parts:
             same = not batch or batch[0].request.sampling == part.request.sampling
@@ -125,9 +129,7 @@ class TorchEngine(RolloutEngine):
             logits = self._next(tokens, cache, padding)
         return rows.completions(counts)
 
-    def _read_prompts(
-        self, prompts: list[list[int]], new_tokens: int, counts: list[int]
-    ) -> "Prefilled":
+    def _read_prompts(self, prompts: list[list[int]], new_tokens: int, counts: list[int]) -> "Prefilled":
         """Processes every prompt once, padded on the left; cache and last logits are then repeated per sample."""
         device = next(self.network.parameters()).device
         width = max(map(len, prompts))
@@ -139,7 +141,9 @@ class TorchEngine(RolloutEngine):
         mask = left_padded_mask(padding, length=width, queries=width)
         cache = self.network.new_cache(width + new_tokens)
         logits = self.network.decode(ids.to(device), positions, mask, cache, ledger=self.ledger)
-        rows = torch.arange(len(prompts), device=device).repeat_interleave(torch.tensor(counts, device=device))
+        rows = torch.arange(len(prompts), device=device).repeat_interleave(
+            torch.tensor(counts, device=device)
+        )
         cache.select(rows)
         return Prefilled(cache, logits[rows], padding[rows])
 

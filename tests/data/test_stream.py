@@ -27,7 +27,7 @@ def experience(index, sequences=6):
 class ScriptedMethod:
     """Collects experiences by number; those in `empty` have no signal."""
 
-    def __init__(self, reuse=Reuse(), empty=(), needs_scoring=False):  # noqa: B008
+    def __init__(self, reuse=Reuse(), empty=(), needs_scoring=False):
         self.reuse, self.weighting, self.needs_scoring = reuse, TokenMean(), needs_scoring
         self.empty, self.events, self.stopped = set(empty), [], None
 

@@ -17,12 +17,16 @@ def sgd(parameters):
 
 def gradients(module, data, k, **arguments):
     keep = KeepGradients()
-    trainer(max_steps=1, accumulate_grad_batches=k, callbacks=[keep], **arguments).fit(module, datamodule=data)
+    trainer(max_steps=1, accumulate_grad_batches=k, callbacks=[keep], **arguments).fit(
+        module, datamodule=data
+    )
     return keep.steps[0], {n: p.detach().clone() for n, p in module.policy.named_parameters()}
 
 
 def sft(k, weighting, packed=False, row_tokens=0):
-    data = ChatData(Numbers(8), batch_sequences=8, packed=packed, row_tokens=row_tokens, validation_split=None)
+    data = ChatData(
+        Numbers(8), batch_sequences=8, packed=packed, row_tokens=row_tokens, validation_split=None
+    )
     return gradients(SFTModule(tiny(), TEXT, weighting, optimizer=sgd), data, k)
 
 

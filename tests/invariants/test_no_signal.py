@@ -33,7 +33,9 @@ def test_equal_rewards_everywhere_stop_at_the_start():
 
 
 def test_a_silent_step_moves_nothing_though_adamw_would():
-    module = grpo(optimizer=lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1), reuse=Reuse(minibatches=40))
+    module = grpo(
+        optimizer=lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1), reuse=Reuse(minibatches=40)
+    )
     states = []
 
     class Watch(KeepBatches):
@@ -56,7 +58,9 @@ def test_ungraded_samples_are_in_no_update():
     module = grpo(grader=SometimesUngraded(), group_size=8, kl_weight=0.1)
     trainer(max_steps=2, callbacks=[seen]).fit(module, datamodule=prompt_data())
     assert all(bool(batch.graded.all()) for batch in seen.batches)
-    starts = {batch.input_ids[r][batch.mask[r]][0].item() for batch in seen.batches for r in range(batch.sequences)}
+    starts = {
+        batch.input_ids[r][batch.mask[r]][0].item() for batch in seen.batches for r in range(batch.sequences)
+    }
     odd = {module.text.prompt_ids([{"role": "user", "content": c}])[-1] for c in "13579"}
     assert not starts & odd
     assert float(module.trainer.callback_metrics["rollout/ungraded_fraction"]) > 0
@@ -86,7 +90,9 @@ def test_a_group_of_one_is_an_error_at_the_start():
         Rollouts(group_size=1)
 
 
-@pytest.mark.parametrize("option", [{"top_p": 0.9}, {"top_k": 5}, {"min_new_tokens": 2}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "option", [{"top_p": 0.9}, {"top_k": 5}, {"min_new_tokens": 2}, {"temperature": 0.0}]
+)
 def test_sampling_that_the_trainer_cannot_follow_is_refused(option):
     from lit_posttrain.batches import Sampling
 

@@ -26,7 +26,11 @@ def engine(max_rows=64, **settings):
     return TorchEngine(network, TEXT_OBJECT, ledger, max_rows=max_rows)
 
 
-def generate(one, sampling=Sampling(max_new_tokens=8), n=3, count=5, seed=1):  # noqa: B008
+def flat(groups):
+    return [completion for group in groups for completion in group]
+
+
+def generate(one, sampling=Sampling(max_new_tokens=8), n=3, count=5, seed=1):
     batch = prompts(TEXT_OBJECT, count)
     asked = [
         Request(ids, SampleKey(seed, p.uid), sampling, n)
@@ -57,7 +61,7 @@ def test_sampler_logprobs_equal_recomputed_ones(temperature, lora):
 def test_a_completion_does_not_depend_on_its_batch():
     _, together = generate(engine(), count=5)
     _, small = generate(engine(max_rows=2), count=5)
-    for left, right in zip(sum(together, []), sum(small, []), strict=True):
+    for left, right in zip(flat(together), flat(small), strict=True):
         assert left.tokens.tolist() == right.tokens.tolist()
         assert torch.allclose(left.logprobs, right.logprobs, atol=1e-5)
     asked, _ = generate(engine(), count=5)
@@ -78,7 +82,7 @@ def test_every_stop_is_told_and_every_end_token_stops():
     one = engine()
     ends = one.text.eos_ids
     stops = set()
-    for completion in sum(generate(one, n=20)[1], []):
+    for completion in flat(generate(one, n=20)[1]):
         stops.add(completion.stop)
         inside = completion.tokens.tolist()
         assert not ends & set(inside[:-1])
@@ -86,16 +90,16 @@ def test_every_stop_is_told_and_every_end_token_stops():
         assert len(inside) == 8 or completion.stop is StopReason.EOS
     assert stops == {StopReason.EOS, StopReason.LENGTH}
     digit = one.text.prompt_ids([{"role": "user", "content": "7"}])[-1]
-    for completion in sum(generate(one, Sampling(max_new_tokens=8, stop_token_ids=(digit,)), n=20)[1], []):
+    for completion in flat(generate(one, Sampling(max_new_tokens=8, stop_token_ids=(digit,)), n=20)[1]):
         assert digit not in completion.tokens.tolist()[:-1]
 
 
 def test_stop_strings_end_a_completion():
     _, results = generate(engine(), Sampling(max_new_tokens=8, stop_strings=("1", "23")), n=20)
-    stopped = [c for c in sum(results, []) if c.stop is StopReason.STOP_STRING]
+    stopped = [c for c in flat(results) if c.stop is StopReason.STOP_STRING]
     assert stopped
     assert all(c.text.endswith("1") or c.text.endswith("23") for c in stopped)
-    assert all("1" not in c.text for c in sum(results, []) if c.stop is not StopReason.STOP_STRING)
+    assert all("1" not in c.text for c in flat(results) if c.stop is not StopReason.STOP_STRING)
 
 
 def test_greedy_is_the_argmax_and_minimum_length_holds():
@@ -108,7 +112,7 @@ def test_greedy_is_the_argmax_and_minimum_length_holds():
                 logits = one.network.causal(torch.tensor([ids])).logits[0, -1]
             assert token == int(logits.argmax())
             ids.append(token)
-    longer = sum(generate(one, Sampling(min_new_tokens=5, max_new_tokens=8), n=10)[1], [])
+    longer = flat(generate(one, Sampling(min_new_tokens=5, max_new_tokens=8), n=10)[1])
     assert min(len(c.tokens) for c in longer) >= 5
 
 
@@ -116,7 +120,7 @@ def test_books():
     one = engine()
     _, results = generate(one)
     spent = one.ledger.spent[Phase.ROLLOUT]
-    assert spent.generated_tokens == sum(len(c.tokens) for c in sum(results, []))
+    assert spent.generated_tokens == sum(len(c.tokens) for c in flat(results))
     assert spent.flops > 0
     with pytest.raises(RuntimeError, match="outside any phase"):
         one.generate([Request([1], SampleKey(0, "x"), Sampling(max_new_tokens=2))])
