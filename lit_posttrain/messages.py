@@ -6,7 +6,7 @@ import inspect
 import re
 
 NOISE = re.compile(
-    r"^(Does not validate against any of the Union subtypes|Subtypes:|Errors:|Given value|Parser key .*:$"
+    r"^(Does not validate against any of the Union subtypes|Subtypes:|Errors:|Given value"
     r"|Expected a <class 'NoneType'>|Parsing of config|Validation failed:?$)"
 )
 NOT_ACCEPTED = re.compile(r"(?:Option|accept option) '([\w.]+)'|unrecognized arguments: --([\w.]+)")

@@ -16,6 +16,7 @@ import transformers
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerStatus
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import lit_posttrain.data.sources
 import lit_posttrain.graders
@@ -113,6 +114,11 @@ class PostTrainCLI(LightningCLI):
         PostTrainCLI.latest = self
         if self.subcommand in ("test", "predict") and not isinstance(self.model, TestTimeModule):
             self._to_test_time()
+        if self.subcommand == "validate" and not is_overridden("validation_step", self.model):
+            raise InputError(
+                f"{type(self.model).__name__} has no validation loss; probes log its accuracy on the validation split "
+                "while it trains, and `lit-posttrain test` measures the test split"
+            )
 
     def was_interrupted(self) -> bool:
         """Whether the trainer was stopped by Ctrl-C."""
@@ -169,6 +175,7 @@ def without_option(arguments: Sequence[str], name: str) -> list[str]:
 def quiet() -> None:
     """Keeps what Lightning and torch say to nobody off the screen."""
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty", UserWarning)
     warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks", UserWarning)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).handlers.clear()

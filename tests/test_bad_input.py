@@ -105,4 +105,4 @@ def test_a_folder_that_is_no_model(content, folder, capsys):
 
 def test_messages_keep_what_tells_something():
     long = "Parser key \"model\":\n  Errors:\n    - Group 'rollouts' does not accept option 'x'\n  Given value: {}"
-    assert condensed(long) == "Group 'rollouts' does not accept option 'x'"
+    assert condensed(long) == "Parser key \"model\":\n  Group 'rollouts' does not accept option 'x'"

@@ -191,3 +191,12 @@ def test_large_config_runs_on_a_small_network(name, small_model, small_gsm8k, tm
     content = checkpoint(root)
     assert content["global_step"] == 2
     assert changed(content)
+
+
+def test_test_time_config_runs_on_an_exported_model(small_model, tmp_path, capsys):
+    arguments = ["--model.network.path", str(small_model), "--model.output", str(tmp_path / "out.jsonl")]
+    arguments += ["--data.source.digits", "2", "--data.source.held_out_size", "16", "--data.probe_problems", "4"]
+    for name in ("test", "predict"):
+        assert main([name, "--config", str(CONFIGS / "test_time/sample.yaml"), *arguments]) == 0
+    assert "pass_at_16" in capsys.readouterr().out
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 4 * 16

@@ -1,6 +1,6 @@
 """SFT, then GRPO with a reward of one's own, from Python alone: the objects that the YAML files name.
 
-python tools/python_example.py [--folder runs/example] [--sft_steps 150] [--grpo_steps 200]
+python tools/python_example.py [--folder runs/example] [--sft_steps 500] [--grpo_steps 150]
 """
 
 import argparse
@@ -56,7 +56,7 @@ def teach(source: ProblemSource, steps: int, folder: Path) -> Path:
         optimizer=lambda p: torch.optim.AdamW(p, lr=2e-3, weight_decay=0.0),
     )
     trainer = make_trainer(steps)
-    trainer.fit(method, ChatData(source, batch_sequences=64, validation_split=None))
+    trainer.fit(method, ChatData(source, batch_sequences=64))
     trainer.save_checkpoint(folder / "sft.ckpt")
     return export(folder / "sft.ckpt", folder / "model")
 
@@ -66,10 +66,10 @@ def improve(model: Path, source: ProblemSource, steps: int) -> list[float]:
     method = GRPOModule(
         NetworkConfig(path=str(model), chunk_tokens=0),
         Closeness(),
-        rollouts=Rollouts(group_size=8, sampling=Sampling(temperature=1.0, max_new_tokens=4)),
-        optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.0),
+        rollouts=Rollouts(group_size=16, sampling=Sampling(temperature=1.0, max_new_tokens=4)),
+        optimizer=lambda p: torch.optim.AdamW(p, lr=4e-4, betas=(0.9, 0.99), weight_decay=0.0),
     )
-    data = PromptData(source, problems_per_rollout=32)
+    data = PromptData(source, problems_per_rollout=64)
     probe = AccuracyProbe(problems=256, every_n_steps=50)
     make_trainer(steps, ComputeMeter(), probe).fit(method, data)
     return [point["scurve/accuracy"] for point in probe.points]
@@ -95,8 +95,8 @@ def main() -> None:
     """Prints held-out accuracy before, during and after GRPO."""
     parser = argparse.ArgumentParser(description="SFT, then GRPO with a reward of one's own.")
     parser.add_argument("--folder", type=Path, default=Path("runs/example"), help="must not hold a model yet")
-    parser.add_argument("--sft_steps", type=int, default=150)
-    parser.add_argument("--grpo_steps", type=int, default=200)
+    parser.add_argument("--sft_steps", type=int, default=500)
+    parser.add_argument("--grpo_steps", type=int, default=150)
     chosen = parser.parse_args()
     pl.seed_everything(0, verbose=False)
     source = Arithmetic(digits=2, train_size=20_000, held_out_size=256)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from rich.console import Console
-from rich.table import Table
 
 from lit_posttrain.batches import Problem
 from lit_posttrain.errors import InputError
@@ -86,20 +84,19 @@ def check_lengths(
 
 @rank_zero_only
 def report(told: DataReport) -> None:
-    """Prints the report as a table."""
-    Console().print(as_table(told))
+    """Prints the report."""
+    print(as_text(told))
 
 
-def as_table(told: DataReport) -> Table:
-    """The report with one line."""
-    table = Table(title=f"{told.name}: {told.rows:,} rows, {told.kept:,} kept, {told.tokens:,} tokens")
-    limit = f"over {told.max_tokens:,} ({told.policy})" if told.max_tokens else "no limit"
-    lengths = {f"length {name}": length for name, length in told.lengths.items()}
-    cells = {"answer tokens": told.answer_tokens, **lengths, limit: told.too_long}
-    for heading in cells:
-        table.add_column(heading, justify="right")
-    table.add_row(*(f"{value:,}" for value in cells.values()))
-    return table
+def as_text(told: DataReport) -> str:
+    """The report in two lines: what there is, and how long it is."""
+    answers = f", {told.answer_tokens:,} of them answers" if told.answer_tokens else ""
+    lengths = ", ".join(f"{name} {length:,}" for name, length in told.lengths.items())
+    limit = f"{told.too_long:,} over {told.max_tokens:,} ({told.policy})" if told.max_tokens else "no limit"
+    return (
+        f"{told.name}: {told.rows:,} rows, {told.kept:,} kept, {told.tokens:,} tokens{answers}\n"
+        f"  length in tokens: {lengths}; {limit}"
+    )
 
 
 def quantiles(lengths: Sequence[int]) -> dict[str, int]:

@@ -191,12 +191,13 @@ class PostTrainModule(pl.LightningModule):
             InputError: naming the parameters that are missing or unknown.
         """
         self.configure_model()
-        stored = {k for k in checkpoint["state_dict"] if k.startswith("policy.")}
-        expected = {f"policy.{k}" for k in self.policy.state_dict()}
-        if stored != expected:
-            missing, unknown = sorted(expected - stored)[:3], sorted(stored - expected)[:3]
+        stored = {k: tuple(v.shape) for k, v in checkpoint["state_dict"].items() if k.startswith("policy.")}
+        expected = {f"policy.{k}": tuple(v.shape) for k, v in self.policy.state_dict().items()}
+        missing, unknown = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
+        other = sorted(k for k in expected.keys() & stored.keys() if expected[k] != stored[k])
+        if missing or unknown or other:
             raise InputError(
-                f"the checkpoint holds another network: {len(expected - stored)} parameters missing {missing}, "
-                f"{len(stored - expected)} unknown {unknown}; use the config that it was trained with"
+                f"the checkpoint holds another network: {len(missing)} parameters missing {missing[:3]}, {len(unknown)} "
+                f"unknown {unknown[:3]}, {len(other)} of another shape {other[:3]}; use the config that it was trained with"
             )
         self.skipped_steps = checkpoint.get("skipped_steps", 0)
