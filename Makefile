@@ -29,14 +29,17 @@ quickstart: $(QUICK)/grpo.done
 	@echo "The plot is $(QUICK)/curve/curve.png; the same, to explore, $(QUICK)/curve/curve.html"
 	@echo "Look further:"
 	@echo "  make ui                                            # all runs in MLflow, on http://127.0.0.1:5000"
-	@echo "  $(BIN)/lit-posttrain test --config configs/quickstart/grpo.yaml --ckpt_path $(QUICK)/grpo/last.ckpt"
+	@echo "  $(BIN)/lit-posttrain test --config configs/quickstart/grpo.yaml \\\\"
+	@echo "      --model.network.path $(QUICK)/model --ckpt_path $(QUICK)/grpo/last.ckpt"
 	@echo "  $(BIN)/lit-posttrain fit --help                    # every setting"
 
 $(QUICK)/model/config.json: | $(READY)
+	rm -rf $(QUICK)
 	$(RUN) fit --config configs/quickstart/sft.yaml $(SEEDS) --model.network.seed $(SEED) --checkpoint.dirpath $(QUICK)/sft
 	$(RUN) export $(QUICK)/sft/last.ckpt $(QUICK)/model
 
 $(QUICK)/grpo.done: $(QUICK)/model/config.json | $(READY)
+	rm -rf $(QUICK)/grpo
 	$(RUN) fit --config configs/quickstart/grpo.yaml $(SEEDS) --model.seed $(SEED) \
 		--model.network.path $(QUICK)/model --checkpoint.dirpath $(QUICK)/grpo
 	touch $@

@@ -79,8 +79,11 @@ def _add_export(export: argparse.ArgumentParser) -> None:
 
 
 def _export(chosen: argparse.Namespace) -> int:
+    import transformers
+
     from lit_posttrain.checkpoints.export import export_command
 
+    transformers.utils.logging.disable_progress_bar()
     return export_command(chosen.checkpoint, chosen.output, adapter=chosen.adapter)
 
 

@@ -176,6 +176,7 @@ def quiet() -> None:
     """Keeps what Lightning and torch say to nobody off the screen."""
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning)
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty", UserWarning)
+    warnings.filterwarnings("ignore", "The dirpath has changed from", UserWarning)
     warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks", UserWarning)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).handlers.clear()

@@ -22,7 +22,7 @@ CONFIGS = ROOT / "configs"
 EVERY = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 OVERLAYS = [name for name in EVERY if name.startswith("shared/")]
 SMOKE = [name for name in EVERY if name.startswith("smoke/")]
-LARGE = [name for name in EVERY if name.startswith(("sft/", "grpo/"))]
+LARGE = [name for name in EVERY if name.startswith(("sft/gsm8k", "grpo/gsm8k"))]
 RUNNABLE = [name for name in EVERY if name not in OVERLAYS]
 MOST_LINES = 60
 
@@ -195,7 +195,14 @@ def test_large_config_runs_on_a_small_network(name, small_model, small_gsm8k, tm
 
 def test_test_time_config_runs_on_an_exported_model(small_model, tmp_path, capsys):
     arguments = ["--model.network.path", str(small_model), "--model.output", str(tmp_path / "out.jsonl")]
-    arguments += ["--data.source.digits", "2", "--data.source.held_out_size", "16", "--data.probe_problems", "4"]
+    arguments += [
+        "--data.source.digits",
+        "2",
+        "--data.source.held_out_size",
+        "16",
+        "--data.probe_problems",
+        "4",
+    ]
     for name in ("test", "predict"):
         assert main([name, "--config", str(CONFIGS / "test_time/sample.yaml"), *arguments]) == 0
     assert "pass_at_16" in capsys.readouterr().out

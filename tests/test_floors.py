@@ -16,7 +16,7 @@ OURS = "lit_posttrain"
 
 # Each ground module may import those before it.
 GROUND = ("errors", "names", "batches", "keys", "contracts", "ledger", "collate", "text")
-DOORS = {"cli", "training_cli", "__main__"}
+DOORS = {"cli", "training_cli", "messages", "__main__"}  # `messages` words the errors of the command line
 MAY_IMPORT = {
     "objectives": {"errors", "batches", "contracts"},
     "networks": set(),

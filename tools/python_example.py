@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--grpo_steps", type=int, default=150)
     chosen = parser.parse_args()
     pl.seed_everything(0, verbose=False)
-    source = Arithmetic(digits=2, train_size=20_000, held_out_size=256)
+    source = Arithmetic(digits=2, train_size=8_000, held_out_size=256)
     model = teach(source, chosen.sft_steps, chosen.folder)
     accuracy = improve(model, source, chosen.grpo_steps)
     print("held-out accuracy:", " ".join(f"{value:.3f}" for value in accuracy))

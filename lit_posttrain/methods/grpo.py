@@ -74,7 +74,8 @@ class GRPOModule(PostTrainModule):
         loss: The surrogate loss of the policy.
         weighting: How the tokens of a step are weighed.
         reuse: Passes over a rollout, and optimiser steps per pass.
-        kl_weight: Weight of the KL to the reference (k3) in the loss; the reference is only loaded above 0.
+        kl_weight: Weight of the KL to the reference (k3) in the loss, over the completions that are learned from;
+            the reference is only loaded above 0.
         optimizer: Any class of torch.optim.
         schedule: A learning-rate schedule by optimiser step, such as WarmupDecay; none keeps the rate constant.
         seed: Of the sampling.
@@ -125,7 +126,10 @@ class GRPOModule(PostTrainModule):
             )
 
     def collect(self, prompts: PromptBatch, index: int) -> Experience | None:
-        """Draws and grades G answers per problem; returns those whose group has something to teach."""
+        """Draws and grades G answers per problem; returns the graded ones of groups with different rewards.
+
+        Groups without difference never reach the network, whether or not there is a KL.
+        """
         with self._precision():
             answers = draw(
                 self.engine,
@@ -148,8 +152,7 @@ class GRPOModule(PostTrainModule):
             policy_version=self.global_step,
             pad_id=self.text.pad_id,
         )
-        live = (advantages != 0).any(dim=1) | torch.tensor(self.kl_weight > 0)
-        rows = (live[:, None] & graded).flatten().nonzero().squeeze(-1)
+        rows = (informative_groups(rewards, graded)[:, None] & graded).flatten().nonzero().squeeze(-1)
         return take(experience, rows.tolist()) if len(rows) else None
 
     @torch.no_grad()

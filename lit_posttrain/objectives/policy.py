@@ -53,6 +53,7 @@ class Clipped(PolicyLoss):
         ratio = torch.exp(log_ratio.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
         stats = {
             "policy/ratio_mean": ratio,
+            "policy/ratio_max": ratio,
             "policy/clipped_high_fraction": ((ratio > 1 + self.high) & (experience.advantages > 0)).float(),
             "policy/clipped_low_fraction": ((ratio < 1 - self.low) & (experience.advantages < 0)).float(),
         }

@@ -14,15 +14,16 @@ COMMUTATIVE = "+*"
 class Arithmetic(ProceduralSource):
     """Problems such as `12+345=` with the answer `357`; the reference is the answer as text.
 
-    The digit count of each operand is uniform from 1 to `digits`, its value uniform among those. Since `a+b`
+    The digit count of each operand is uniform from `min_digits` to `digits`, its value uniform among those. Since `a+b`
     and `b+a` are one problem to a learner, both are in the same split. Held-out problems are distinct, so
     small operands, of which there are few pairs, are rarer there than in training.
 
     Args:
         digits: Most digits of an operand.
+        min_digits: Fewest digits of an operand.
         operations: Characters out of `+-*`; each problem takes one of them at random.
         train_size: Training problems, drawn with replacement; any number costs nothing.
-        held_out_size: Problems in each of validation and test, all distinct.
+        held_out_size: Problems in each of validation and test.
         held_out_share: Share of all problems that belongs to validation, and as much again to test, by a
             hash of the problem.
         seed: Of the draws; the split of a problem does not depend on it.
@@ -34,10 +35,14 @@ class Arithmetic(ProceduralSource):
     held_out_size: int = 1024
     held_out_share: float = 0.1
     seed: int = 0
+    min_digits: int = 1
 
     def __post_init__(self) -> None:
-        if self.digits < 1:
-            raise InputError(f"operands need at least one digit; got digits={self.digits}")
+        if not 1 <= self.min_digits <= self.digits:
+            raise InputError(
+                "operands need at least one digit and min_digits <= digits; "
+                f"got min_digits={self.min_digits}, digits={self.digits}"
+            )
         if not self.operations or set(self.operations) - set(OPERATIONS):
             raise InputError(
                 f"operations must be characters out of {''.join(OPERATIONS)}; got {self.operations!r}"
@@ -52,7 +57,7 @@ class Arithmetic(ProceduralSource):
         return Drawn(f"{left}{operation}{right}=", answer, answer, canonical(left, operation, right))
 
     def _operand(self, random: Random) -> int:
-        digits = random.randint(1, self.digits)
+        digits = random.randint(self.min_digits, self.digits)
         return random.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
 
 

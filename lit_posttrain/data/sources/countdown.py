@@ -27,7 +27,7 @@ class Countdown(ProceduralSource):
         max_target: Largest target.
         prompt: Text of the problem, with `{numbers}` (separated by commas) and `{target}`.
         train_size: Training problems, drawn with replacement; any number costs nothing.
-        held_out_size: Problems in each of validation and test, all distinct.
+        held_out_size: Problems in each of validation and test.
         held_out_share: Share of all problems that belongs to validation, and as much again to test, by a
             hash of the problem.
         seed: Of the draws; the split of a problem does not depend on it.

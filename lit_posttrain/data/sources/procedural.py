@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from random import Random
 from typing import Any, TypeVar, overload
 
@@ -14,7 +13,6 @@ from lit_posttrain.errors import InputError
 
 Item = TypeVar("Item")
 TRIES_PER_PROBLEM = 20_000
-REPEATS = 50
 
 
 class Lazy(Sequence[Item]):
@@ -50,9 +48,9 @@ class Drawn:
 class ProceduralSource(ProblemSource):
     """Problems drawn by index: the i-th of a split is a function of (seed, split, i) alone.
 
-    Training problems are drawn with replacement, so there may be any number of them; their uid is
-    `<key>#<index>`, unique even where a small space repeats itself. Held-out problems are distinct, twins
-    counted once, and their uid is the key. Children are frozen dataclasses with these four fields.
+    Every split is drawn with replacement from its own part of the space, so that held-out problems are as hard
+    as those of training, and there may be any number of them. The uid is `<key>#<index>`, unique even where a
+    small space repeats itself. Children are frozen dataclasses with these four fields.
     """
 
     train_size: int
@@ -87,10 +85,8 @@ class ProceduralSource(ProblemSource):
 
     def _each(self, split: str, make: Callable[[Drawn, str], Item]) -> Sequence[Item]:
         check_split(split)
-        if split == "train":
-            return Lazy(self.train_size, lambda i: make(drawn := self.drawn(split, i), f"{drawn.key}#{i}"))
-        held_out = _held_out(self, split)
-        return Lazy(len(held_out), lambda i: make(held_out[i], held_out[i].key))
+        size = self.train_size if split == "train" else self.held_out_size
+        return Lazy(size, lambda i: make(drawn := self.drawn(split, i), f"{drawn.key}#{i}"))
 
     def drawn(self, split: str, index: int) -> Drawn:
         """The `index`-th draw: problems are drawn until one belongs to the split."""
@@ -103,24 +99,6 @@ class ProceduralSource(ProblemSource):
             f"{self} has hardly any problem in split {split!r}: none in {TRIES_PER_PROBLEM} draws; "
             "raise held_out_share or widen the problems"
         )
-
-
-@lru_cache(maxsize=32)
-def _held_out(source: ProceduralSource, split: str) -> tuple[Drawn, ...]:
-    """The first `held_out_size` distinct draws of a held-out split."""
-    distinct: dict[str, Drawn] = {}
-    index = last_new = 0
-    while len(distinct) < source.held_out_size:
-        drawn = source.drawn(split, index)
-        if drawn.key not in distinct:
-            distinct[drawn.key], last_new = drawn, index
-        index += 1
-        if index - last_new > REPEATS * (len(distinct) + REPEATS):
-            raise InputError(
-                f"held_out_size is {source.held_out_size}, but {index} draws gave only {len(distinct)} "
-                f"distinct problems of split {split!r} of {source}; lower held_out_size or widen the problems"
-            )
-    return tuple(distinct.values())
 
 
 def _chat(drawn: Drawn) -> list[dict[str, str]]:
