@@ -76,7 +76,14 @@ def test_the_whole_road(folder, capsys, monkeypatch):
     told = capsys.readouterr().out
     assert "Stopped at step 3" in told
     go_on = told.split("Go on with:\n")[1].split()
-    assert go_on == ["lit-posttrain", "fit", "--config", "config.yaml", "--ckpt_path", str(folder / "kept/last.ckpt")]
+    assert go_on == [
+        "lit-posttrain",
+        "fit",
+        "--config",
+        "config.yaml",
+        "--ckpt_path",
+        str(folder / "kept/last.ckpt"),
+    ]
     assert main(go_on[1:]) == 0
 
     (run,) = (folder / "runs/road").iterdir()
@@ -119,7 +126,12 @@ def test_validate_says_what_it_cannot_do(folder, capsys):
 def test_a_checkpoint_of_another_network_is_refused(folder, capsys):
     quick = ["fit", "--config", "config.yaml", "--trainer.max_steps=1"]
     assert main(quick) == 0
-    other = ["--model.network.config.hidden_size=16", "--ckpt_path", "kept/last.ckpt", "--trainer.max_steps=2"]
+    other = [
+        "--model.network.config.hidden_size=16",
+        "--ckpt_path",
+        "kept/last.ckpt",
+        "--trainer.max_steps=2",
+    ]
     assert main([*quick[:-1], *other]) == 2
     assert "another network" in capsys.readouterr().err
 

@@ -58,6 +58,19 @@ def test_digit_counts_are_uniform() -> None:
     assert all(400 < count < 600 for count in counts.values())
 
 
+def test_zero_padding_keeps_columns_in_place() -> None:
+    padded = Arithmetic(operations="+-*", train_size=300, zero_padded=True).problems("train")
+    for problem, plain in zip(
+        padded, Arithmetic(operations="+-*", train_size=300).problems("train"), strict=True
+    ):
+        text = content(problem)
+        assert len(text) == 8
+        assert int(problem.reference) == int(plain.reference)
+        assert problem.uid == plain.uid
+        width = {"+": 4, "-": 3, "*": 6}[text[3]]
+        assert len(problem.reference) == width
+
+
 def test_twins_are_in_the_same_split() -> None:
     assert canonical(12, "+", 345) == canonical(345, "+", 12)
     assert canonical(12, "*", 345) == canonical(345, "*", 12)

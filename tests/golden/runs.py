@@ -28,7 +28,9 @@ class Losses(Callback):
 
 
 def sft():
-    return SFTModule(tiny(), TEXT, optimizer=adamw), ChatData(Numbers(), batch_sequences=8, validation_split=None)
+    return SFTModule(tiny(), TEXT, optimizer=adamw), ChatData(
+        Numbers(), batch_sequences=8, validation_split=None
+    )
 
 
 def sft_packed_lora():

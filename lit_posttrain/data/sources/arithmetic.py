@@ -21,6 +21,8 @@ class Arithmetic(ProceduralSource):
     Args:
         digits: Most digits of an operand.
         min_digits: Fewest digits of an operand.
+        zero_padded: Write operands with `digits` digits and answers with all that they could have, as in
+            `012+345=0357`: columns then stand in fixed places, which small networks learn several times faster.
         operations: Characters out of `+-*`; each problem takes one of them at random.
         train_size: Training problems, drawn with replacement; any number costs nothing.
         held_out_size: Problems in each of validation and test.
@@ -36,6 +38,7 @@ class Arithmetic(ProceduralSource):
     held_out_share: float = 0.1
     seed: int = 0
     min_digits: int = 1
+    zero_padded: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_digits <= self.digits:
@@ -53,8 +56,17 @@ class Arithmetic(ProceduralSource):
         """One problem of the whole space."""
         left, right = self._operand(random), self._operand(random)
         operation = random.choice(self.operations)
-        answer = str(OPERATIONS[operation](left, right))
-        return Drawn(f"{left}{operation}{right}=", answer, answer, canonical(left, operation, right))
+        value = OPERATIONS[operation](left, right)
+        if self.zero_padded:
+            text = f"{left:0{self.digits}d}{operation}{right:0{self.digits}d}="
+            answer = f"{value:0{len(str(self._largest(operation)))}d}"
+        else:
+            text, answer = f"{left}{operation}{right}=", str(value)
+        return Drawn(text, answer, answer, canonical(left, operation, right))
+
+    def _largest(self, operation: str) -> int:
+        largest = 10**self.digits - 1
+        return OPERATIONS[operation](largest, 0 if operation == "-" else largest)
 
     def _operand(self, random: Random) -> int:
         digits = random.randint(self.min_digits, self.digits)
