@@ -197,7 +197,8 @@ class PostTrainModule(pl.LightningModule):
         other = sorted(k for k in expected.keys() & stored.keys() if expected[k] != stored[k])
         if missing or unknown or other:
             raise InputError(
-                f"the checkpoint holds another network: {len(missing)} parameters missing {missing[:3]}, {len(unknown)} "
-                f"unknown {unknown[:3]}, {len(other)} of another shape {other[:3]}; use the config that it was trained with"
+                f"the checkpoint holds another network: {len(missing)} parameters missing {missing[:3]}, "
+                f"{len(unknown)} unknown {unknown[:3]}, {len(other)} of another shape {other[:3]}; "
+                "use the config that it was trained with"
             )
         self.skipped_steps = checkpoint.get("skipped_steps", 0)

@@ -59,7 +59,7 @@ class Arithmetic(ProceduralSource):
         value = OPERATIONS[operation](left, right)
         if self.zero_padded:
             text = f"{left:0{self.digits}d}{operation}{right:0{self.digits}d}="
-            answer = f"{value:0{len(str(self._largest(operation)))}d}"
+            answer = "-" * (value < 0) + str(abs(value)).zfill(len(str(self._largest(operation))))
         else:
             text, answer = f"{left}{operation}{right}=", str(value)
         return Drawn(text, answer, answer, canonical(left, operation, right))
