@@ -20,8 +20,6 @@ METRICS: dict[str, str] = {
     "rollout/solve_none_fraction": "share of groups in which every answer has the same lower reward",
     "rollout/informative_fraction": "share of completions whose group has different rewards",
     "rollout/ungraded_fraction": "share of completions that could not be graded",
-    "rollout/redrawn": "prompt batches drawn again because no group had a signal, so far",
-    "rollout/policy_version": "optimiser steps behind the policy that drew this rollout",
     "rollout/problems": "problems drawn so far",
     "reward/mean": "mean reward of the graded completions of a rollout",
     "reward/standard_deviation": "standard deviation of the rewards of a rollout",
@@ -37,7 +35,6 @@ METRICS: dict[str, str] = {
     "policy/engine_gap_nats": "mean |log-prob of trainer - log-prob of engine| of sampled tokens",
     # validation of supervised training
     "val/loss": "mean negative log-likelihood of held-out answer tokens",
-    "val/tokens": "answer tokens of the validation set",
     # the books: cumulative from the start of the run, resumed runs included
     "compute/train_flops": "FLOPs of scoring and update",
     "compute/generation_flops": "FLOPs of rollouts",
@@ -90,9 +87,6 @@ METRICS: dict[str, str] = {
     "test_time/flops": "FLOPs spent",
     "test_time/tokens_generated": "tokens drawn",
     "test_time/truncated_fraction": "share of samples cut at the length limit",
-    # the data as loaded
-    "data/rows": "rows of the training set",
-    "data/tokens": "tokens of the training set",
 }
 
 OPEN = re.compile(

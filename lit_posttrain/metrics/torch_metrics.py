@@ -1,6 +1,7 @@
 """The estimators as torchmetrics, which add up over batches and ranks."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,9 +38,9 @@ class ProblemMean(Metric):
                 self.squares += value**2
                 self.problems += 1
 
+    @abstractmethod
     def value(self, grades: Sequence[Grade]) -> float | None:
         """The value of one problem, or None if its grades do not tell."""
-        raise NotImplementedError
 
     def compute(self) -> dict[str, Tensor]:
         """Mean and its standard error for new problems."""
