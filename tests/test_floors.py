@@ -15,8 +15,20 @@ PACKAGE = ROOT / "lit_posttrain"
 OURS = "lit_posttrain"
 
 # Each ground module may import those before it.
-GROUND = ("errors", "names", "batches", "keys", "contracts", "ledger", "collate", "text")
-DOORS = {"cli", "training_cli", "messages", "__main__"}  # `messages` words the errors of the command line
+GROUND = (
+    "errors",
+    "ranks",
+    "interruption",
+    "names",
+    "batches",
+    "keys",
+    "contracts",
+    "ledger",
+    "collate",
+    "text",
+)
+PARSING = {"class_paths", "config_parser", "guarded_imports", "messages"}  # of the command line
+DOORS = {"cli", "training_cli", "__main__", *PARSING}
 MAY_IMPORT = {
     "objectives": {"errors", "batches", "contracts"},
     "networks": set(),

@@ -11,6 +11,7 @@ from lit_posttrain.data.report import entry, fit_to_length, report
 from lit_posttrain.data.steps import Cut
 from lit_posttrain.errors import InputError
 from lit_posttrain.objectives.weights import TokenMean
+from lit_posttrain.ranks import Ranks
 from lit_posttrain.text import ChatText
 
 
@@ -33,7 +34,7 @@ class ChatData(pl.LightningDataModule):
 
     Args:
         source: Where the conversations come from.
-        batch_sequences: Conversations per optimiser step, over all micro-batches.
+        batch_sequences: Conversations per optimiser step, over all micro-batches and ranks.
         max_tokens: The longest sequence allowed; 0 means the network's limit.
         too_long: What happens to a longer one: `error` stops at start, `skip` leaves it out, `cut` keeps its
             beginning. Both are counted in the report.
@@ -106,14 +107,14 @@ class ChatData(pl.LightningDataModule):
 
     def train_dataloader(self) -> TokenLoader:
         """Micro-batches of the training split."""
-        cut = Cut(self._accumulate(), self.packed, self.row_tokens or self.max_tokens)
+        cut = Cut(self._accumulate(), self.packed, self.row_tokens or self.max_tokens, self._ranks())
         return self._loader("train", cut, shuffle=True)
 
     def val_dataloader(self) -> list[TokenBatch] | TokenLoader:
         """The validation split in a fixed order; empty where there is none."""
         if self.validation_split is None:
             return []
-        return self._loader(self.validation_split, Cut(), shuffle=False)
+        return self._loader(self.validation_split, Cut(ranks=self._ranks()), shuffle=False)
 
     def _loader(self, split: str, cut: Cut, *, shuffle: bool) -> TokenLoader:
         module = self.trainer.lightning_module if self.trainer else None
@@ -129,6 +130,9 @@ class ChatData(pl.LightningDataModule):
 
     def _accumulate(self) -> int:
         return int(self.trainer.accumulate_grad_batches) if self.trainer else 1
+
+    def _ranks(self) -> Ranks:
+        return Ranks.of(self.trainer) if self.trainer else Ranks()
 
     def _text(self) -> ChatText:
         if self.text is None:

@@ -11,7 +11,7 @@ import torch
 from lit_posttrain import collate
 from lit_posttrain.batches import TokenBatch
 from lit_posttrain.contracts import TokenWeights
-from lit_posttrain.data.steps import Cut, build, layout, weigh
+from lit_posttrain.data.steps import Cut, Rows, layout, position_of, silent, standing
 from lit_posttrain.keys import digest
 
 
@@ -44,6 +44,17 @@ class TokenTable:
             whole.update(part.tobytes())
         return whole.hexdigest()
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence."""
+        return np.diff(self.starts)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Tokens under the mask of each sequence; the first token of a sequence is never predicted."""
+        before = np.concatenate([[0], np.cumsum(self.mask, dtype=np.int64)])
+        return before[self.starts[1:]] - before[self.starts[:-1] + 1]
+
     def batch(self, rows: Sequence[int], pad_id: int) -> TokenBatch:
         """The chosen sequences, one per row."""
         spans = [slice(self.starts[row], self.starts[row + 1]) for row in rows]
@@ -51,7 +62,7 @@ class TokenTable:
 
 
 class TokenLoader:
-    """Yields the micro-batches of every optimiser step of an epoch; each sequence stands in it exactly once.
+    """Yields this rank's micro-batches of every optimiser step of an epoch; each sequence stands in it once.
 
     Args:
         table: The sequences.
@@ -76,6 +87,7 @@ class TokenLoader:
     ) -> None:
         self.table, self.batch_sequences, self.cut, self.weighting = table, batch_sequences, cut, weighting
         self.pad_id, self.seed, self.shuffle = pad_id, seed, shuffle
+        self.lengths, self.counts = table.lengths, table.counts
         self.epoch = 0
         self.position = 0
 
@@ -101,14 +113,32 @@ class TokenLoader:
                 yield batches[inner]
 
     def _step(self, rows: list[int]) -> list[TokenBatch]:
-        step = self.table.batch(rows, self.pad_id)
-        weigh(step, self.weighting)
-        return [build(step, part, self.cut) for part in layout(collate.lengths(step).tolist(), self.cut)]
+        """This rank's micro-batches of a step; the weights are of the whole step."""
+        sizes = self.lengths[rows].tolist()
+        counts = torch.from_numpy(self.counts[rows])
+        weights = self.weighting(counts, torch.arange(len(rows)))
+        shortest = min(range(len(rows)), key=lambda i: sizes[i])
+        plan = [parts[self.cut.ranks.index] for parts in layout(sizes, self.cut)]
+        return [
+            self._micro_batch(rows, part, weights)
+            if part
+            else silent(self.table.batch([rows[shortest]], self.pad_id))
+            for part in plan
+        ]
+
+    def _micro_batch(self, rows: list[int], part: Rows, weights: torch.Tensor) -> TokenBatch:
+        order = [item for row in part for item in row]
+        batch = self.table.batch([rows[item] for item in order], self.pad_id)
+        batch.weights = weights[order][:, None] * batch.mask
+        if not self.cut.packed:
+            return batch
+        numbers = iter(range(len(order)))
+        return collate.pack(batch, [[next(numbers) for _ in row] for row in part])
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and position in it."""
-        return {"epoch": self.epoch, "position": self.position}
+        return {"epoch": self.epoch, **standing(self.position, self.cut)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken."""
-        self.epoch, self.position = state["epoch"], state["position"]
+        """Goes on where `state_dict` was taken, also with another number of micro-batches or ranks."""
+        self.epoch, self.position = state["epoch"], position_of(state, self.cut)

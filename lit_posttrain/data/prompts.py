@@ -15,6 +15,7 @@ from lit_posttrain.data.steps import Cut
 from lit_posttrain.data.stream import ExperienceStream
 from lit_posttrain.errors import InputError
 from lit_posttrain.keys import digest
+from lit_posttrain.ranks import Ranks
 from lit_posttrain.text import ChatText
 
 
@@ -36,7 +37,7 @@ class PromptData(pl.LightningDataModule, PromptSource):
 
     Args:
         source: Where the problems come from.
-        problems_per_rollout: Problems of one rollout.
+        problems_per_rollout: Problems of one rollout, over all ranks.
         rollouts_per_epoch: Rollouts that Lightning calls an epoch; `max_steps` of the trainer ends the run.
         max_prompt_tokens: The longest prompt allowed; 0 means what the network and `max_new_tokens` leave.
         too_long: What happens to a longer one: `error` stops at start, `skip` leaves it out, counted in the
@@ -144,7 +145,12 @@ class PromptData(pl.LightningDataModule, PromptSource):
         return ExperienceStream(
             method,
             self.rollout,
-            cut=Cut(int(self.trainer.accumulate_grad_batches), self.packed, self.row_tokens),
+            cut=Cut(
+                int(self.trainer.accumulate_grad_batches),
+                self.packed,
+                self.row_tokens,
+                Ranks.of(self.trainer),
+            ),
             rollouts=self.rollouts_per_epoch,
             seed=self.seed,
         )

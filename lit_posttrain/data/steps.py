@@ -1,11 +1,12 @@
 """Cuts one optimiser step into micro-batches and fills its weights.
 
-The cut is the same for every method: choose the sequences of the step, balance them over k micro-batches by
-tokens, pad or pack each, and let a `TokenWeights` say how much every token counts.
+The cut is the same for every method: choose the sequences of the step, balance them over k micro-batches on
+every rank by tokens, pad or pack each, and let a `TokenWeights` say how much every token counts. All ranks
+compute the whole plan alike, so that weights are those of the whole step, and build their own part of it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from lit_posttrain import collate
 from lit_posttrain.batches import TokenBatch
 from lit_posttrain.contracts import TokenWeights
+from lit_posttrain.errors import InputError
+from lit_posttrain.ranks import Ranks
 
 Batch = TypeVar("Batch", bound=TokenBatch)
 
@@ -23,14 +26,17 @@ class Cut:
     """How a step becomes micro-batches.
 
     Args:
-        micro_batches: k, the number of micro-batches; equal to the trainer's `accumulate_grad_batches`.
+        micro_batches: k, the number of micro-batches on each rank; equal to the trainer's
+            `accumulate_grad_batches`.
         packed: Pack several sequences into a row instead of padding each to the longest.
         row_tokens: Tokens that a packed row holds; 0 means as many as the longest sequence of the step.
+        ranks: Over which the step is divided, and which of them this process is.
     """
 
     micro_batches: int = 1
     packed: bool = False
     row_tokens: int = 0
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 def balanced(sizes: Sequence[int], parts: int) -> list[list[int]]:
@@ -66,21 +72,29 @@ def weigh(batch: TokenBatch, weighting: TokenWeights, group: Tensor | None = Non
     batch.weights = weighting(counts, groups)[:, None] * batch.mask
 
 
-def layout(sizes: Sequence[int], cut: Cut) -> list[list[list[int]]]:
-    """For each micro-batch its rows, for each row the sequences in it; every sequence stands exactly once.
+Rows = list[list[int]]
+"""The rows of a micro-batch, each with the sequences that stand in it."""
 
-    Where there are fewer sequences than micro-batches, the last micro-batches are empty.
+
+def layout(sizes: Sequence[int], cut: Cut) -> list[list[Rows]]:
+    """For each of the k micro-batches what every rank gets of it; every sequence stands exactly once.
+
+    What the ranks get of one micro-batch is of neighbouring sizes, so that none waits long for another. Where
+    there are fewer sequences than parts, the last parts are empty.
     """
-    parts = balanced(sizes, cut.micro_batches)
+    count = cut.ranks.count
+    parts = [_rows(part, sizes, cut) for part in balanced(sizes, cut.micro_batches * count)]
+    return [parts[first : first + count] for first in range(0, len(parts), count)]
+
+
+def _rows(part: list[int], sizes: Sequence[int], cut: Cut) -> Rows:
     if not cut.packed:
-        return [[[item] for item in part] for part in parts]
-    capacity = cut.row_tokens or max(sizes)
-    return [
-        [[part[i] for i in row] for row in collate.bins([sizes[i] for i in part], capacity)] for part in parts
-    ]
+        return [[item] for item in part]
+    packed = collate.bins([sizes[item] for item in part], cut.row_tokens or max(sizes))
+    return [[part[i] for i in row] for row in packed]
 
 
-def build(step: Batch, rows: list[list[int]], cut: Cut) -> Batch:
+def build(step: Batch, rows: Rows, cut: Cut) -> Batch:
     """One micro-batch of a step, from its part of the layout; an empty one repeats a sequence with weight 0."""
     if not rows:
         shortest = int(collate.lengths(step).argmin())
@@ -95,8 +109,9 @@ def silent(batch: Batch) -> Batch:
 
 
 def micro_batches(step: Batch, cut: Cut) -> list[Batch]:
-    """Exactly `cut.micro_batches` batches that hold every sequence of the step once, with its weights."""
-    return [build(step, rows, cut) for rows in layout(collate.lengths(step).tolist(), cut)]
+    """This rank's `cut.micro_batches` batches; over all ranks every sequence of the step stands once."""
+    plan = layout(collate.lengths(step).tolist(), cut)
+    return [build(step, parts[cut.ranks.index], cut) for parts in plan]
 
 
 def minibatch_rows(group: Tensor, count: int, generator: torch.Generator) -> list[list[int]]:
@@ -113,3 +128,23 @@ def minibatch_rows(group: Tensor, count: int, generator: torch.Generator) -> lis
         sorted(row for unit in part.tolist() for row in units[unit])
         for part in torch.tensor_split(order, count)
     ]
+
+
+def standing(position: int, cut: Cut) -> dict[str, int]:
+    """A position in micro-batches as a checkpoint keeps it: whole steps, and micro-batches of a begun one."""
+    k = cut.micro_batches
+    return {"steps": position // k, "begun": position % k, "micro_batches": k}
+
+
+def position_of(state: Mapping[str, int], cut: Cut) -> int:
+    """The inverse of `standing`, for a cut into another number of micro-batches too.
+
+    Raises:
+        InputError: if the checkpoint was written within a step and the number of micro-batches has changed.
+    """
+    if state["begun"] and state["micro_batches"] != cut.micro_batches:
+        raise InputError(
+            f"the checkpoint was written after {state['begun']} of {state['micro_batches']} micro-batches of a step; "
+            f"go on with accumulate_grad_batches {state['micro_batches']} (got {cut.micro_batches})"
+        )
+    return state["steps"] * cut.micro_batches + state["begun"]

@@ -1,6 +1,7 @@
 """The outer loop of online methods, as a loader: rollouts are data.
 
 The loader asks the module to collect, cuts what comes back into optimiser steps and yields their micro-batches.
+A rollout is the same on all ranks, who each learn from their part of every step.
 It is sized, since Lightning prefetches from unsized loaders, which would draw each rollout one step too early.
 """
 
@@ -9,10 +10,20 @@ from typing import Any
 
 import torch
 
-from lit_posttrain import collate
+from lit_posttrain import collate, interruption
 from lit_posttrain.batches import Experience, PromptBatch
 from lit_posttrain.contracts import OnlineMethod
-from lit_posttrain.data.steps import Cut, build, layout, minibatch_rows, silent, weigh
+from lit_posttrain.data.steps import (
+    Cut,
+    build,
+    layout,
+    micro_batches,
+    minibatch_rows,
+    position_of,
+    silent,
+    standing,
+    weigh,
+)
 from lit_posttrain.errors import InputError
 from lit_posttrain.keys import digest
 
@@ -103,20 +114,23 @@ class ExperienceStream:
             for rows in self._steps(experience, epoch):
                 step = collate.take(experience, rows or [0])
                 weigh(step, self.method.weighting, step.group)
-                for part in layout(collate.lengths(step).tolist(), self.cut):
-                    batch = build(step, part, self.cut)
+                for batch in micro_batches(step, self.cut):
                     yield batch if rows else silent(batch)
 
     def _score_first_pass(self, experience: Experience) -> None:
         """Scores in the very micro-batches of the first pass, so that its first ratios are exactly 1."""
+        scored: list[tuple[list[int], Experience]] = []
         for rows in self._steps(experience, 0):
             step = collate.take(experience, rows or [0])
-            for part in layout(collate.lengths(step).tolist(), self.cut):
-                if not part or not rows:
-                    continue
-                batch = build(step, part, self.cut)
-                self.method.score(batch)
-                order = [rows[item] for row in part for item in row]
+            for parts in layout(collate.lengths(step).tolist(), self.cut) if rows else []:
+                interruption.joint_safe_point()
+                if any(parts):  # a rank without a part passes through the network with the others
+                    mine = parts[self.cut.ranks.index]
+                    batch = build(step, mine, self.cut)
+                    self.method.score(batch)
+                    scored += [([rows[item] for row in mine for item in row], batch)] if mine else []
+        for share in self.cut.ranks.gather(scored):
+            for order, batch in share:
                 collate.write_back(experience, order, batch, ("old_logprobs", "reference_logprobs"))
 
     def state_dict(self) -> dict[str, Any]:
@@ -125,12 +139,12 @@ class ExperienceStream:
             "drawn": self.drawn,
             "redrawn": self.redrawn,
             "rollout": self.rollout,
-            "position": self.position,
+            **standing(self.position, self.cut),
             "pending": None if self.pending is None else self.pending.to_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken."""
+        """Goes on where `state_dict` was taken, also with another number of micro-batches or ranks."""
         self.drawn, self.redrawn = state["drawn"], state["redrawn"]
-        self.rollout, self.position = state["rollout"], state["position"]
+        self.rollout, self.position = state["rollout"], position_of(state, self.cut)
         self.pending = None if state["pending"] is None else Experience.from_state(state["pending"])

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from lit_posttrain import interruption
 from lit_posttrain.batches import Completion, Grade, Problem, Verdict
 from lit_posttrain.contracts import Grader
 from lit_posttrain.graders.single import ungraded
@@ -13,6 +14,8 @@ Item = tuple[Problem, Completion]
 
 CHUNK = 64
 MAX_THREADS = 4
+LOOK_S = 0.2
+"""How often a wait for grades looks whether the run is to stop."""
 
 
 def grade_all(grader: Grader, items: Sequence[Item], *, deadline_s: float) -> list[Grade]:
@@ -64,12 +67,16 @@ class _Work:
 
     def wait_while_moving(self, patience_s: float, stops_at: float) -> bool:
         """Waits; True when all is graded or time is up, False when no chunk was finished for `patience_s`."""
+        moved_at = time.monotonic()
         with self.changed:
             while self.open_chunks:
                 left_s = stops_at - time.monotonic()
                 if left_s <= 0:
                     return True
-                if not self.changed.wait(min(patience_s, left_s)) and patience_s < left_s:
+                interruption.safe_point()
+                if self.changed.wait(min(patience_s, left_s, LOOK_S)):
+                    moved_at = time.monotonic()
+                elif time.monotonic() - moved_at >= patience_s < left_s:
                     return False
             return True
 

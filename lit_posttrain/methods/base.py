@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from lit_posttrain import names
@@ -14,12 +15,25 @@ from lit_posttrain.batches import TokenBatch
 from lit_posttrain.contracts import Stats, TokenWeights
 from lit_posttrain.errors import InputError
 from lit_posttrain.ledger import Ledger
-from lit_posttrain.networks import CausalNetwork, NetworkConfig, build, estimate, network_state, read_config
+from lit_posttrain.methods.progress import rescaled
+from lit_posttrain.networks import CausalNetwork, NetworkConfig, estimate, network_state, place, read_config
+from lit_posttrain.networks.sharding import gradient_norm
+from lit_posttrain.networks.state import (
+    check_stored,
+    named_optimizer_state,
+    numbered_optimizer_state,
+    stored_names,
+    trained_names,
+)
 from lit_posttrain.objectives.masked import masked_sum, weighted_sum
+from lit_posttrain.ranks import Ranks
 from lit_posttrain.rollouts import TorchEngine
 from lit_posttrain.text import ChatText, TextConfig, load_text
 
 log = logging.getLogger(__name__)
+
+DATASET_KEYS = ("name", "context", "digest")
+"""What a checkpoint tells of the data; where it came from may be private."""
 
 
 class StepStatistics:
@@ -92,9 +106,14 @@ class PostTrainModule(pl.LightningModule):
         if "policy" in self._modules:
             return
         log.info("%s", estimate(self.network))
-        self.policy = build(self.network)
+        self.policy = place(self.network, self._trainer)
         self._check_vocabulary()
         self.engine = TorchEngine(self.policy, self.text, self.ledger, max_rows=self.max_rows)
+
+    @property
+    def ranks(self) -> Ranks:
+        """This process among those that train on different data."""
+        return Ranks.of(self.trainer)
 
     @property
     def max_positions(self) -> int:
@@ -126,7 +145,7 @@ class PostTrainModule(pl.LightningModule):
         """
         loss = weighted_sum(token_loss, batch.weights)
         self._statistics.add(loss, batch.weights != 0, stats)
-        return loss * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return loss * self.trainer.accumulate_grad_batches * self.ranks.count
 
     def on_train_batch_start(self, batch: TokenBatch, batch_idx: int) -> None:
         """Notes whether the step has any signal."""
@@ -135,11 +154,8 @@ class PostTrainModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Logs the whole step: statistics, gradient norm before clipping, learning rate."""
-        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
-        values = self._statistics.result(
-            lambda tensor, how: self.trainer.strategy.reduce(tensor, reduce_op=how)
-        )
-        values["train/gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
+        values = self._statistics.result(self._over_ranks)
+        values["train/gradient_norm"] = gradient_norm(self.policy.parameters())
         values["train/learning_rate"] = torch.tensor(float(optimizer.param_groups[0]["lr"]))
         values["train/skipped_steps"] = torch.tensor(float(self.skipped_steps))
         self.log_dict({names.known(name): value for name, value in values.items()})
@@ -148,7 +164,7 @@ class PostTrainModule(pl.LightningModule):
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """Steps, unless no token of the whole step had a weight: AdamW would move on zero gradients."""
-        if self.trainer.strategy.reduce(torch.tensor(self._signal), reduce_op="sum") > 0:
+        if self._over_ranks(torch.tensor(self._signal), "sum") > 0:
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         else:
             if optimizer_closure is not None:
@@ -156,6 +172,12 @@ class PostTrainModule(pl.LightningModule):
             optimizer.zero_grad()
             self.skipped_steps += 1
         self._statistics, self._signal = StepStatistics(), 0.0
+
+    def _over_ranks(self, tensor: Tensor, how: str) -> Tensor:
+        """The sum or maximum over the ranks' different data; collective."""
+        joined = self.trainer.strategy.reduce(tensor.to(self.device), reduce_op=how)
+        assert isinstance(joined, Tensor)
+        return joined / self.ranks.replicas if how == "sum" else joined
 
     def record(self, values: Mapping[str, float]) -> None:
         """Logs values outside of Lightning's hooks, at the current optimiser step, to every logger."""
@@ -178,27 +200,39 @@ class PostTrainModule(pl.LightningModule):
         self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what an export needs, and leaves networks out that are not trained."""
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("reference.")}
-        checkpoint["lit_posttrain"] = network_state(self.policy, self.text)
+        """Adds what an export needs, and leaves weights out that are not trained.
+
+        Under LoRA the base is named by a digest. Optimiser states are by parameter name, so that any number of
+        processes can go on.
+        """
+        kept = {f"policy.{name}" for name in stored_names(self.policy)}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+        data: Any = getattr(self.trainer, "datamodule", None)
+        entries = data.datasets() if hasattr(data, "datasets") else []
+        checkpoint["lit_posttrain"] = {
+            **network_state(self.policy, self.text),
+            "method": type(self).__name__,
+            "datasets": [{key: entry[key] for key in DATASET_KEYS} for entry in entries],
+        }
         checkpoint["skipped_steps"] = self.skipped_steps
+        checkpoint["micro_batches"] = self.trainer.accumulate_grad_batches
+        if not isinstance(self.trainer.strategy, ModelParallelStrategy):  # which has them by name
+            states, order = checkpoint.get("optimizer_states", []), trained_names(self)
+            checkpoint["optimizer_states"] = [named_optimizer_state(state, order) for state in states]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another network.
+        """Refuses a checkpoint of another network, and lets loops go on with another accumulation.
 
         Raises:
             InputError: naming the parameters that are missing or unknown.
         """
         self.configure_model()
-        stored = {k: tuple(v.shape) for k, v in checkpoint["state_dict"].items() if k.startswith("policy.")}
-        expected = {f"policy.{k}": tuple(v.shape) for k, v in self.policy.state_dict().items()}
-        missing, unknown = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
-        other = sorted(k for k in expected.keys() & stored.keys() if expected[k] != stored[k])
-        if missing or unknown or other:
-            raise InputError(
-                f"the checkpoint holds another network: {len(missing)} parameters missing {missing[:3]}, "
-                f"{len(unknown)} unknown {unknown[:3]}, {len(other)} of another shape {other[:3]}; "
-                "use the config that it was trained with"
-            )
+        check_stored(self.policy, checkpoint, prefix="policy.")
         self.skipped_steps = checkpoint.get("skipped_steps", 0)
+        if not isinstance(self.trainer.strategy, ModelParallelStrategy):
+            states, order = checkpoint.get("optimizer_states", []), trained_names(self)
+            checkpoint["optimizer_states"] = [numbered_optimizer_state(state, order) for state in states]
+        if "loops" in checkpoint:
+            k = self.trainer.accumulate_grad_batches
+            fit = rescaled(checkpoint["loops"]["fit_loop"], checkpoint["micro_batches"], k)
+            checkpoint["loops"] = {**checkpoint["loops"], "fit_loop": fit}

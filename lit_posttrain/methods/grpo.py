@@ -15,7 +15,7 @@ from lit_posttrain.errors import InputError
 from lit_posttrain.keys import digest
 from lit_posttrain.ledger import Phase
 from lit_posttrain.methods.base import PostTrainModule
-from lit_posttrain.networks import CausalNetwork, NetworkConfig, build, disable_dropout, token_logprobs
+from lit_posttrain.networks import CausalNetwork, NetworkConfig, disable_dropout, place, token_logprobs
 from lit_posttrain.objectives.advantages import GroupAdvantage, informative_groups
 from lit_posttrain.objectives.kl import k3
 from lit_posttrain.objectives.policy import Clipped
@@ -113,7 +113,7 @@ class GRPOModule(PostTrainModule):
         super().configure_model()
         disable_dropout(self.policy)
         if self.kl_weight > 0 and self.network.lora is None and "reference" not in self._modules:
-            self.reference = build(self.network)
+            self.reference = place(self.network, self._trainer)
             self.reference.requires_grad_(False)
             disable_dropout(self.reference)
 
@@ -128,7 +128,8 @@ class GRPOModule(PostTrainModule):
     def collect(self, prompts: PromptBatch, index: int) -> Experience | None:
         """Draws and grades G answers per problem; returns the graded ones of groups with different rewards.
 
-        Groups without difference never reach the network, whether or not there is a KL.
+        Ranks divide the problems and all get the whole, so that rewards are compared over all of them. Groups
+        without difference never reach the network, whether or not there is a KL.
         """
         with self._precision():
             answers = draw(
@@ -140,6 +141,7 @@ class GRPOModule(PostTrainModule):
                 seed=digest(self.seed, "rollout", index),
                 ledger=self.ledger,
                 deadline_s=self.rollouts.grading_deadline_s,
+                ranks=self.ranks,
             )
         rewards, graded = rewards_of(answers)
         advantages = self.advantage(rewards.unsqueeze(-1), graded)

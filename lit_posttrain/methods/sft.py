@@ -49,10 +49,11 @@ class SFTModule(PostTrainModule):
         """Mean negative log-likelihood over all held-out answer tokens, however they are batched."""
         with self.ledger.phase(Phase.EVALUATION):
             loss = negative_log_likelihood(token_logprobs(self.policy, batch, ledger=self.ledger))
+        live = batch.weights != 0  # none in what fills up a rank's share
         self.log(
             "val/loss",
-            masked_mean(loss, batch.mask),
-            batch_size=int(batch.mask.sum()),
+            masked_mean(loss, live),
+            batch_size=int(live.sum()),
             sync_dist=True,
             prog_bar=True,
         )

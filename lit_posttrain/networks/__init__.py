@@ -7,6 +7,7 @@ from lit_posttrain.networks.logprobs import token_logprobs
 from lit_posttrain.networks.lora import LoraSettings
 from lit_posttrain.networks.memory import MemoryEstimate, estimate
 from lit_posttrain.networks.network import CausalNetwork
+from lit_posttrain.networks.placement import place
 from lit_posttrain.networks.state import network_state
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "disable_dropout",
     "estimate",
     "network_state",
+    "place",
     "read_config",
     "token_logprobs",
 ]

@@ -5,6 +5,8 @@ mask: at one new token per row that copy of the whole cache costs far more than 
 the query heads of a group become the rows of one query instead.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,3 +43,15 @@ def grouped_attention(
 
 AttentionInterface.register(GROUPED, grouped_attention)
 AttentionMaskInterface.register(GROUPED, sdpa_mask)
+
+
+@contextmanager
+def portable(config: Any) -> Iterator[None]:
+    """Runs the block with a kernel that works on every device and in every dtype, where flash attention is set."""
+    kernel = config._attn_implementation
+    if kernel == "flash_attention_2":
+        config._attn_implementation = GROUPED
+    try:
+        yield
+    finally:
+        config._attn_implementation = kernel

@@ -1,5 +1,6 @@
 """FLOPs of a network from the shapes that really run (a multiply-add is 2)."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ import torch
 
 from lit_posttrain.batches import TokenBatch
 from lit_posttrain.ledger import Ledger
+from lit_posttrain.networks.attention import portable
 from lit_posttrain.networks.products import Rates, find_rates
 
 if TYPE_CHECKING:
@@ -49,14 +51,34 @@ class FlopCounts:
 
     def __init__(self) -> None:
         self.rates: dict[Any, Rates] = {}
+        self.complete = False
+
+    @classmethod
+    def found_on(cls, network: "CausalNetwork") -> "FlopCounts":
+        """All rates of a network that is not divided yet, to be used when it is and cannot be probed any more.
+
+        The network may be on the meta device. Its parameters must require what they will require.
+        """
+        counts, modes = cls(), [(module, module.training) for module in network.modules()]
+        ways = [nullcontext] if network.settings.lora is None else [nullcontext, network.adapter_off]
+        for way in ways:
+            with way(), portable(network.hf_config):
+                counts._find(network, backward=False)
+                for training in (True, False):
+                    network.train(training)
+                    counts._find(network, backward=True)
+        for module, training in modes:
+            module.training = training
+        counts.complete = True
+        return counts
 
     def book(self, network: "CausalNetwork", work: Work, ledger: Ledger, *, backward: bool) -> None:
         """Adds the FLOPs of a forward, and of the backward to come, to the ledger."""
-        key: tuple[Any, ...] = (_adapters_on(network),)
-        if backward:
-            key += (network.training, *(parameter.requires_grad for parameter in network.parameters()))
+        key = _way(network, backward)
         if key not in self.rates:
-            self.rates[key] = find_rates(network, backward=backward)
+            if self.complete:
+                raise RuntimeError("what is trained was changed after the network was divided over processes")
+            self._find(network, backward=backward)
         rates = self.rates[key]
         ledger.add(
             flops=rates.flops(work.positions, work.head_positions, work.pairs),
@@ -64,6 +86,14 @@ class FlopCounts:
             positions=work.positions,
         )
 
+    def _find(self, network: "CausalNetwork", *, backward: bool) -> None:
+        self.rates[_way(network, backward)] = find_rates(network, backward=backward)
 
-def _adapters_on(network: "CausalNetwork") -> bool:
-    return network.settings.lora is not None and not network.model._adapters_disabled
+
+def _way(network: "CausalNetwork", backward: bool) -> tuple[bool, ...]:
+    """What decides which products run."""
+    adapters_on = network.settings.lora is not None and not network.model._adapters_disabled
+    if not backward:
+        return (adapters_on,)
+    trained = (parameter.requires_grad for parameter in network.parameters())
+    return (adapters_on, network.training, *trained)

@@ -9,6 +9,7 @@ import torch
 
 from lit_posttrain.errors import InputError
 from lit_posttrain.networks.attention import GROUPED
+from lit_posttrain.networks.digest import base_digest
 from lit_posttrain.networks.lora import LoraSettings, attach, check_targets
 from lit_posttrain.networks.network import CausalNetwork
 from lit_posttrain.networks.verify import verify
@@ -87,17 +88,25 @@ def build(settings: NetworkConfig) -> CausalNetwork:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(settings.seed)
         model = (
-            _random(config, settings)
+            random_model(config, settings)
             if settings.path is None
             else _pretrained(settings.path, config, settings)
         )
         packs = verify(CausalNetwork(model, _without_lora(settings), original))
+        digest = None if settings.lora is None else base_digest(model)
         if settings.lora is not None:
             model = attach(model, settings.lora, settings.path)
+    return assemble(model, settings, original, packs=packs, digest=digest)
+
+
+def assemble(
+    model: Any, settings: NetworkConfig, original: dict[str, Any], *, packs: bool, digest: str | None
+) -> CausalNetwork:
+    """The network around a model that has its adapters, ready to be trained."""
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     network = CausalNetwork(model, settings, original)
-    network.packs = packs
+    network.packs, network.base_digest = packs, digest
     return network.train()
 
 
@@ -137,6 +146,15 @@ def check_architecture(config: Any, settings: NetworkConfig) -> None:
         )
 
 
+def random_model(config: Any, settings: NetworkConfig) -> Any:
+    """A model of the config's shape with random weights."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(
+        config, dtype=DTYPES[settings.dtype], attn_implementation=KERNELS[settings.attention]
+    )
+
+
 def on_meta(config: Any, settings: NetworkConfig) -> Any:
     """The network's shape in its dtype, without memory for its weights."""
     from transformers import AutoModelForCausalLM
@@ -174,14 +192,6 @@ def _check_folder(folder: Path) -> None:
         missing.append("weights as *.safetensors")
     if missing:
         raise InputError(f"{folder} is not a model: {' and '.join(missing)} missing.")
-
-
-def _random(config: Any, settings: NetworkConfig) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_config(
-        config, dtype=DTYPES[settings.dtype], attn_implementation=KERNELS[settings.attention]
-    )
 
 
 def _pretrained(path: str, config: Any, settings: NetworkConfig) -> Any:

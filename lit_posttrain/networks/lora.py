@@ -99,6 +99,22 @@ def attach(model: Any, settings: LoraSettings, base: str | None) -> Any:
 
 @contextmanager
 def adapters_off(model: Any) -> Iterator[None]:
-    """Runs the block with the base network alone: the reference policy of a LoRA run."""
-    with model.disable_adapter():
+    """Runs the block with the base network alone: the reference policy of a LoRA run.
+
+    Only flags are set. peft's own `disable_adapter` also stops adapters from requiring a gradient for the time
+    of the block; where processes share the parameters, some would be left so, and silently not be trained.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    owners = [
+        (module, "_disable_adapters") for module in model.modules() if isinstance(module, BaseTunerLayer)
+    ]
+    owners.append((model, "_adapters_disabled"))
+    before = [getattr(owner, name) for owner, name in owners]
+    for owner, name in owners:
+        setattr(owner, name, True)
+    try:
         yield
+    finally:
+        for (owner, name), value in zip(owners, before, strict=True):
+            setattr(owner, name, value)

@@ -1,7 +1,7 @@
 """A causal language model as the other rooms see it: log-probabilities, decoding, adapters."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from lit_posttrain.ledger import Ledger
 from lit_posttrain.networks import masks
 from lit_posttrain.networks.cache import KeyValueCache
 from lit_posttrain.networks.flops import FlopCounts, decoding_work, training_work
+from lit_posttrain.networks.gathering import ShardedParameters, local
 from lit_posttrain.networks.logprobs import logprobs_of_states, predicted
 from lit_posttrain.networks.lora import adapters_off
 from lit_posttrain.networks.shapes import attention_shape, max_positions
@@ -35,7 +36,9 @@ class CausalNetwork(nn.Module):
         self.settings = settings
         self.original = original
         self.packs = True
+        self.base_digest: str | None = None  # of the frozen weights under LoRA
         self.flops = FlopCounts()
+        self.sharded: ShardedParameters | None = None  # where processes share the parameters
 
     def forward(self, batch: TokenBatch, *, temperature: float = 1.0, ledger: Ledger | None = None) -> Tensor:
         """Log-probabilities (B, T) as `token_logprobs` says; called as a module so that hooks fire."""
@@ -58,7 +61,7 @@ class CausalNetwork(nn.Module):
             return self.states(batch.input_ids, None, None)
         if not self.packs:
             raise InputError(f"{self.name} cannot keep packed sequences apart; turn packing off.")
-        mask = masks.for_layers(masks.segment_mask(batch.segments), self.hf_config, self.dtype)
+        mask = masks.for_layers(masks.segment_mask(batch.segments), self.hf_config, self.compute_dtype)
         return self.states(batch.input_ids, batch.position_ids, mask)
 
     def states(
@@ -86,8 +89,8 @@ class CausalNetwork(nn.Module):
         layer = self.causal.get_output_embeddings()
         if self.settings.fp32_head:
             with torch.autocast(states.device.type, enabled=False):
-                bias = None if layer.bias is None else layer.bias.float()
-                return self._scaled(functional.linear(states.float(), layer.weight.float(), bias))
+                bias = None if layer.bias is None else local(layer.bias).float()
+                return self._scaled(functional.linear(states.float(), local(layer.weight).float(), bias))
         return self._scaled(layer(states))
 
     def decode(
@@ -119,11 +122,16 @@ class CausalNetwork(nn.Module):
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
-        """Evaluation mode without gradients, as a cache needs it; the old mode comes back after the block."""
+        """Evaluation mode without gradients, as a cache needs it; the old mode comes back after the block.
+
+        Where processes share the parameters they are gathered once, at the start: all processes must enter the
+        block, and each may leave it by itself.
+        """
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            with torch.no_grad():
+            whole = nullcontext() if self.sharded is None else self.sharded.gathered(self)
+            with torch.no_grad(), whole:
                 yield
         finally:
             for module, training in modes:
@@ -178,12 +186,22 @@ class CausalNetwork(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """That of the weights as held."""
-        return self.causal.dtype
+        return self.causal.dtype if self.sharded is None else self.sharded.dtype
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """That of the weights as they are run."""
+        return self.causal.dtype if self.sharded is None else self.sharded.compute_dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
-        return self.causal.device
+        """Where the network runs."""
+        return self.causal.device if self.sharded is None else self.sharded.device
+
+    @property
+    def collective_decoding(self) -> bool:
+        """Whether processes share each layer, so that all of them must make the same calls of `decode`."""
+        return self.sharded is not None and self.sharded.tensor_parallel > 1
 
     def _decoding_mask(self, mask: Tensor | None, input_ids: Tensor, length: int) -> Any:
         rows, queries = input_ids.shape
@@ -192,7 +210,7 @@ class CausalNetwork(nn.Module):
         if mask is None:
             none = torch.zeros(rows, dtype=torch.int64, device=input_ids.device)
             mask = masks.left_padded_mask(none, length=length, queries=queries)
-        return masks.for_layers(mask, self.hf_config, self.dtype)
+        return masks.for_layers(mask, self.hf_config, self.compute_dtype)
 
     def _hidden_without_padding(self, batch: TokenBatch) -> Tensor:
         """All real tokens as one row; the flash kernel finds sequences by positions that start again at 0."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_posttrain.errors import InputError
+from lit_posttrain.networks import masks
 from lit_posttrain.networks.lora import is_linear
 from lit_posttrain.networks.shapes import attention_shape
 
@@ -126,13 +127,20 @@ def probe(network: "CausalNetwork", backward: bool, began: Event) -> bool:
     """
     device = network.device
     ids = torch.zeros(1, 2, dtype=torch.int64, device=device)
+    mask = _own_mask(network) if device.type == "meta" else None
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         with torch.set_grad_enabled(backward):
-            states = network.states(ids)
+            states = network.states(ids, None, mask)
         if states.requires_grad:
             began.set()
             torch.autograd.grad(states.float().sum(), network.trainable_parameters(), allow_unused=True)
     return states.requires_grad
+
+
+def _own_mask(network: "CausalNetwork") -> Any:
+    """A causal mask of two tokens; transformers makes its own only after a look at numbers."""
+    seen = torch.ones(1, 1, 2, 2, dtype=torch.bool, device="meta").tril()
+    return masks.for_layers(seen, network.hf_config, network.compute_dtype)
 
 
 def refuse_unknown_weights(network: "CausalNetwork") -> None:

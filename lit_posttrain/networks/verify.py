@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lit_posttrain.batches import TokenBatch
 from lit_posttrain.errors import InputError
+from lit_posttrain.networks.attention import portable
 from lit_posttrain.networks.network import CausalNetwork
 
 RELATIVE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
@@ -17,7 +18,7 @@ def verify(network: CausalNetwork) -> bool:
         InputError: if the logits differ, as for an architecture that changes them in a way unknown to us.
     """
     ids = torch.randint(network.hf_config.vocab_size, (1, 4), device=network.device)
-    with network.decoding():
+    with network.decoding(), portable(network.hf_config):
         theirs = network.model(input_ids=ids, use_cache=False).logits.float()
         ours = network.head(network.hidden(_rows(ids, [1, 1, 1, 1], [0, 1, 2, 3]))).float()
         if not _close(ours, theirs, network.dtype):

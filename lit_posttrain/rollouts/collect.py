@@ -7,10 +7,22 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lit_posttrain.batches import Answer, Experience, PromptBatch, Request, SampleKey, Sampling, StopReason
+from lit_posttrain import interruption
+from lit_posttrain.batches import (
+    Answer,
+    Completion,
+    Experience,
+    Problem,
+    PromptBatch,
+    Request,
+    SampleKey,
+    Sampling,
+    StopReason,
+)
 from lit_posttrain.contracts import Grader, RolloutEngine
 from lit_posttrain.graders import grade_all
 from lit_posttrain.ledger import Ledger, Phase
+from lit_posttrain.ranks import Ranks
 
 
 def requests(prompts: PromptBatch, *, sampling: Sampling, n: int, seed: int) -> list[Request]:
@@ -33,23 +45,41 @@ def draw(
     seed: int,
     ledger: Ledger,
     deadline_s: float = 60.0,
+    ranks: Ranks = Ranks(),
 ) -> list[list[Answer]]:
     """For each problem `n` graded completions, generation and grading booked under their phases.
 
-    Grades that are not there after `deadline_s` seconds are None: masked and counted, never 0.
+    Grades that are not there after `deadline_s` seconds are None: masked and counted, never 0. Several `ranks`
+    divide the problems among them, and all get the answers to all; it is collective then.
+
+    Raises:
+        Interrupted: if this or another process was asked to stop; nothing is left half done.
     """
-    with ledger.phase(Phase.ROLLOUT):
-        completions = engine.generate(requests(prompts, sampling=sampling, n=n, seed=seed))
-    with ledger.phase(Phase.GRADING):
-        pairs = [
-            (problem, completion)
-            for problem, group in zip(prompts.problems, completions, strict=True)
-            for completion in group
-        ]
-        grades = iter(grade_all(grader, pairs, deadline_s=deadline_s))
+    asked = requests(prompts, sampling=sampling, n=n, seed=seed)
+    problems = ranks.share(prompts.problems)
+
+    def work() -> list[list[Answer]]:
+        with ledger.phase(Phase.ROLLOUT):
+            completions = engine.generate(ranks.share(asked))
+        with ledger.phase(Phase.GRADING):
+            return graded(grader, problems, completions, deadline_s=deadline_s)
+
+    return ranks.interleave(interruption.gather(work, ranks))
+
+
+def graded(
+    grader: Grader,
+    problems: Sequence[Problem],
+    completions: Sequence[Sequence[Completion]],
+    *,
+    deadline_s: float,
+) -> list[list[Answer]]:
+    """The completions of each problem with their grades."""
+    pairs = [(p, c) for p, group in zip(problems, completions, strict=True) for c in group]
+    grades = iter(grade_all(grader, pairs, deadline_s=deadline_s))
     return [
         [Answer(problem, completion, next(grades)) for completion in group]
-        for problem, group in zip(prompts.problems, completions, strict=True)
+        for problem, group in zip(problems, completions, strict=True)
     ]
 
 

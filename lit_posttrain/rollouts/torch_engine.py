@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lit_posttrain import keys
+from lit_posttrain import interruption, keys
 from lit_posttrain.batches import Completion, Request, Sampling, StopReason
 from lit_posttrain.contracts import RolloutEngine
 from lit_posttrain.ledger import Ledger
@@ -116,6 +116,8 @@ class TorchEngine(RolloutEngine):
         )
         rows = Rows(self.text, sampling, row_keys)
         for position in range(sampling.max_new_tokens):
+            if not self.network.collective_decoding:  # else one process would leave the others waiting
+                interruption.safe_point()
             self.ledger.add(generated_tokens=int(rows.alive.sum()))
             tokens = rows.draw(logits, position)
             rows.finish(tokens, position)

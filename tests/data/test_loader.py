@@ -5,6 +5,7 @@ import torch
 from lit_posttrain.data.loader import TokenLoader, TokenTable
 from lit_posttrain.data.steps import Cut
 from lit_posttrain.objectives.weights import TokenMean
+from lit_posttrain.ranks import Ranks
 
 
 def loader(**options):
@@ -55,3 +56,35 @@ def test_fixed_order():
     flat = [int(b.input_ids[0, 0]) for b in loader(shuffle=False, cut=Cut(1), batch_sequences=1)]
     assert flat == list(range(1, 11))
     assert torch.is_tensor(next(iter(loader())).weights)
+
+
+def test_ranks_and_micro_batches_do_not_change_what_a_step_holds():
+    """The sequences of each step and the sum of their weights, over all ranks, are those of one process."""
+
+    def steps(count, k):
+        shares = [list(loader(cut=Cut(k, ranks=Ranks(rank, count)))) for rank in range(count)]
+        assert len({len(share) for share in shares}) == 1
+        held = []
+        for first in range(0, len(shares[0]), k):
+            live = [b for share in shares for b in share[first : first + k] if b.weights.sum() > 0]
+            rows = sorted(int(row[0]) for b in live for row in b.input_ids)
+            held.append((rows, round(sum(float(b.weights.sum()) for b in live), 5)))
+        return held
+
+    assert steps(1, 1) == steps(2, 1) == steps(3, 2) == steps(1, 5)
+    assert all(total == 1 for _, total in steps(3, 2))
+
+
+def test_going_on_with_other_ranks_and_micro_batches():
+    source = loader()
+    iterator = iter(source)
+    for _ in range(4):  # two steps of two micro-batches
+        next(iterator)
+    resumed = loader(cut=Cut(1, ranks=Ranks(0, 2)))
+    resumed.load_state_dict(source.state_dict())
+    other = loader(cut=Cut(1, ranks=Ranks(1, 2)))
+    other.load_state_dict(source.state_dict())
+    rest = [
+        int(row[0]) for one in (resumed, other) for b in one if b.weights.sum() > 0 for row in b.input_ids
+    ]
+    assert sorted(rest) == sorted(loader().order(0)[8:].add(1).tolist())

@@ -1,12 +1,24 @@
 """Cutting a step: every sequence once, balanced, weights of the whole step."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_posttrain import collate
-from lit_posttrain.data.steps import Cut, balanced, layout, micro_batches, minibatch_rows, weigh
+from lit_posttrain.data.steps import (
+    Cut,
+    balanced,
+    layout,
+    micro_batches,
+    minibatch_rows,
+    position_of,
+    standing,
+    weigh,
+)
+from lit_posttrain.errors import InputError
 from lit_posttrain.objectives.weights import SequenceMean, TokenMean
+from lit_posttrain.ranks import Ranks
 
 
 def step_of(sizes):
@@ -37,6 +49,36 @@ def test_weights_sum_to_one_over_the_micro_batches(sizes, k, packed):
     assert sum(int((b.weights > 0).sum()) for b in batches) == sum(n - 1 for n in sizes)
 
 
+@given(
+    st.lists(st.integers(2, 9), min_size=1, max_size=12), st.integers(1, 3), st.integers(1, 4), st.booleans()
+)
+def test_ranks_divide_a_step_among_them(sizes, k, count, packed):
+    step = step_of(sizes)
+    weigh(step, SequenceMean())
+    mine = [micro_batches(step, Cut(k, packed, 20, Ranks(rank, count))) for rank in range(count)]
+    assert [len(batches) for batches in mine] == [k] * count
+    flat = [batch for batches in mine for batch in batches]
+    assert abs(sum(float(b.weights.sum()) for b in flat) - 1) < 1e-5
+    assert sum(int((b.weights > 0).sum()) for b in flat) == sum(n - 1 for n in sizes)
+
+
+def test_ranks_get_neighbouring_sizes_at_the_same_time():
+    plan = layout([8, 1, 7, 2], Cut(2, ranks=Ranks(0, 2)))
+    assert plan == [[[[1]], [[3]]], [[[2]], [[0]]]]
+
+
+@given(st.integers(0, 40), st.integers(1, 4))
+def test_a_position_is_kept_in_steps(position, k):
+    assert position_of(standing(position, Cut(k)), Cut(k)) == position
+    whole = standing(position * k, Cut(k))
+    assert position_of(whole, Cut(3)) == position * 3
+
+
+def test_a_step_that_is_begun_cannot_be_cut_anew():
+    with pytest.raises(InputError, match="accumulate_grad_batches 4"):
+        position_of(standing(5, Cut(4)), Cut(2))
+
+
 def test_more_micro_batches_than_sequences_gives_silent_ones():
     step = step_of([3])
     weigh(step, TokenMean())
@@ -47,7 +89,7 @@ def test_more_micro_batches_than_sequences_gives_silent_ones():
 
 def test_layout_packs_to_the_longest_by_default():
     rows = layout([5, 2, 2, 1], Cut(1, packed=True))
-    assert sorted(sum(row) for row in [[[5, 2, 2, 1][i] for i in r] for r in rows[0]]) == [5, 5]
+    assert sorted(sum(row) for row in [[[5, 2, 2, 1][i] for i in r] for r in rows[0][0]]) == [5, 5]
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.integers(1, 5))
