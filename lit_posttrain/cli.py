@@ -7,9 +7,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from lit_posttrain import __version__
 from lit_posttrain.errors import InputError
+from lit_posttrain.tracking.redaction import in_text
+from lit_posttrain.tracking.screen import guard_screen
 
 TRAINING = {
     "fit": "train a model as a config says, tracked and probed",
@@ -24,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code is 2 for input that cannot be used, with one message and no traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    guard_screen()
     for noisy in ("httpx", "alembic", "mlflow", "matplotlib", "fsspec"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -33,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run(given)
         return _light(given)
     except InputError as error:
-        print(f"lit-posttrain: error: {error}", file=sys.stderr)
+        print(f"lit-posttrain: error: {in_text(str(error))}", file=sys.stderr)
         return EXIT_INPUT_ERROR
 
 
@@ -41,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the light commands; the training commands stand in it for `--help`."""
     from lit_posttrain.scaling import command as curve
 
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="lit-posttrain",
         description="Post-training of language models on one axis: accuracy against compute.",
     )
@@ -61,6 +65,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+class _Parser(argparse.ArgumentParser):
+    """Repeats no secret that stood in a line it cannot use."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(in_text(message))
+
+
 def _light(given: list[str]) -> int:
     chosen = parser().parse_args(given or ["--help"])
     return int(chosen.call(chosen))
@@ -68,23 +79,33 @@ def _light(given: list[str]) -> int:
 
 def _add_export(export: argparse.ArgumentParser) -> None:
     export.description = (
-        "Write a checkpoint as a folder that transformers loads: weights, config, tokenizer, template."
+        "Write a checkpoint as a folder that transformers loads: weights, config, tokenizer, template, card."
     )
-    export.add_argument("checkpoint", help="a .ckpt file that `fit` wrote")
+    export.add_argument("checkpoint", help="a .ckpt folder that `fit` wrote, or a link to one")
     export.add_argument("output", help="the folder to write; it must not exist")
     export.add_argument(
         "--adapter", action="store_true", help="write the LoRA adapter alone instead of merging it"
     )
+    export.add_argument("--base", metavar="PATH", help="where the base network of a LoRA run is, if it moved")
+    export.add_argument("--push", metavar="OWNER/NAME", help="then upload the folder to this hub repository")
+    export.add_argument("--private", action="store_true", help="make that repository private")
+    export.add_argument("--revision", metavar="BRANCH", help="upload to this branch, made if need be")
     export.set_defaults(call=_export)
 
 
 def _export(chosen: argparse.Namespace) -> int:
+    if chosen.push is None and (chosen.private or chosen.revision is not None):
+        raise InputError("--private and --revision are about --push OWNER/NAME, which is not given.")
+    import huggingface_hub
     import transformers
 
     from lit_posttrain.checkpoints.export import export_command
+    from lit_posttrain.checkpoints.push import Destination
 
     transformers.utils.logging.disable_progress_bar()
-    return export_command(chosen.checkpoint, chosen.output, adapter=chosen.adapter)
+    huggingface_hub.utils.disable_progress_bars()
+    to = None if chosen.push is None else Destination(chosen.push, chosen.private, chosen.revision)
+    return export_command(chosen.checkpoint, chosen.output, adapter=chosen.adapter, base=chosen.base, to=to)
 
 
 def _add_sync(sync: argparse.ArgumentParser) -> None:

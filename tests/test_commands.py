@@ -9,6 +9,7 @@ import torch
 import yaml
 from fakes import SHAPE
 
+from lit_posttrain.checkpoints import folder as folder_form
 from lit_posttrain.cli import main
 from lit_posttrain.errors import InputError
 from lit_posttrain.training_cli import without_option
@@ -109,7 +110,7 @@ def test_the_whole_road(folder, capsys, monkeypatch):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained("model")
-    state = torch.load("kept/last.ckpt", weights_only=True)["state_dict"]
+    state = folder_form.read(Path("kept/last.ckpt"))["state_dict"]
     assert torch.equal(model.model.embed_tokens.weight, state["policy.model.model.embed_tokens.weight"])
     overlay = {"model": {"init_args": {"network": {"path": "model", "config": None}, "text": None}}}
     Path("overlay.yaml").write_text(yaml.safe_dump(overlay | {"checkpoint": {"dirpath": "next"}}))

@@ -5,7 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 
-import torch
+from lit_posttrain.checkpoints import folder
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "tools" / "python_example.py"
@@ -16,7 +16,7 @@ def test_example_trains_a_model_and_improves_it(tmp_path, monkeypatch, capsys):
     steps = ["--sft_steps", str(STEPS), "--grpo_steps", str(STEPS)]
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "--folder", str(tmp_path), *steps])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
-    assert torch.load(tmp_path / "sft.ckpt", weights_only=True)["global_step"] == STEPS
+    assert folder.read(tmp_path / "sft.ckpt")["global_step"] == STEPS
     assert (tmp_path / "model" / "model.safetensors").exists()
     told = capsys.readouterr().out.rpartition("held-out accuracy: ")[2].split()
     assert len(told) == 2  # as it came, and at the end

@@ -12,6 +12,7 @@ import torch
 
 from lit_posttrain.batches import Completion, Grade, Problem, Sampling, Verdict
 from lit_posttrain.checkpoints.export import export
+from lit_posttrain.checkpoints.io import FolderIO
 from lit_posttrain.contracts import ProblemSource
 from lit_posttrain.data import ChatData, PromptData
 from lit_posttrain.data.sources import Arithmetic
@@ -83,6 +84,7 @@ def make_trainer(steps: int, *callbacks: pl.Callback) -> pl.Trainer:
         max_steps=steps,
         gradient_clip_val=1.0,
         callbacks=list(callbacks),
+        plugins=[FolderIO()],  # checkpoints that are verified, and never a pickle
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

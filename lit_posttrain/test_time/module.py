@@ -1,21 +1,27 @@
 """Tests a policy on held-out problems, or writes its graded answers to a file; trains nothing."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule
 
+from lit_posttrain import interruption
 from lit_posttrain.batches import Answer, PromptBatch, Sampling
 from lit_posttrain.contracts import Grader, Strategy
 from lit_posttrain.errors import InputError
 from lit_posttrain.graders import grade_all
-from lit_posttrain.ledger import Ledger, Phase
-from lit_posttrain.networks import CausalNetwork, NetworkConfig, build, read_config
+from lit_posttrain.ledger import Ledger, Phase, Spent
+from lit_posttrain.networks import CausalNetwork, NetworkConfig, place, read_config
+from lit_posttrain.networks.state import check_stored
+from lit_posttrain.ranks import Ranks
 from lit_posttrain.rollouts import TorchEngine
 from lit_posttrain.test_time.predictions import PredictionFile, rows_of
 from lit_posttrain.test_time.sample import Sample, solve_all
-from lit_posttrain.test_time.tally import Tally, in_words
+from lit_posttrain.test_time.tally import Judged, Tally, in_words
 from lit_posttrain.text import ChatText, TextConfig, load_text
+
+T = TypeVar("T")
 
 
 class TestTimeModule(LightningModule):
@@ -23,6 +29,9 @@ class TestTimeModule(LightningModule):
 
     `test` logs and prints `test_time/*`; `predict` writes every completion with its grade to a file. Its
     networks have the names that they have in the methods, so that a checkpoint of any method loads.
+
+    Several processes divide the problems of each batch among them. All of them then hear of every answer, in the
+    order of one process; the first process writes the file.
 
     Args:
         network: The policy.
@@ -100,7 +109,7 @@ class TestTimeModule(LightningModule):
     def configure_model(self) -> None:
         """Loads the policy, once."""
         if "policy" not in self._modules:
-            self._hold(build(self.network))
+            self._hold(place(self.network, self._trainer))
 
     def _hold(self, policy: CausalNetwork) -> None:
         self.policy = policy
@@ -118,7 +127,8 @@ class TestTimeModule(LightningModule):
 
     def answers(self, prompts: PromptBatch) -> tuple[list[list[Answer]], list[int | None]]:
         """Graded completions of each problem, and which one the strategy stands by (None: all alike)."""
-        with self.ledger.phase(Phase.ROLLOUT):
+        # gathered parameters stay so until all is drawn: processes need not make the same number of draws
+        with self.ledger.phase(Phase.ROLLOUT), self.policy.decoding():
             outcomes = solve_all(self.strategy, prompts, self.engine)
         pairs = [
             (problem, completion)
@@ -133,41 +143,63 @@ class TestTimeModule(LightningModule):
         ]
         return answers, [outcome.chosen for outcome in outcomes]
 
+    def together(self, work: Callable[[PromptBatch], list[T]], batch: PromptBatch) -> list[T]:
+        """Does `work` on this process's share of the problems; what all made of theirs, one entry per problem.
+
+        Collective: every process calls it with the same batch, and gets the same list.
+        """
+        ranks = Ranks.of(self.trainer)
+        mine = PromptBatch(ranks.share(batch.problems), ranks.share(batch.prompt_ids))
+        return ranks.interleave(interruption.gather(lambda: work(mine), ranks))
+
+    def judge(self, prompts: PromptBatch) -> list[Judged]:
+        """Grades of the answers to each problem."""
+        return [Judged.of(*solved) for solved in zip(*self.answers(prompts), strict=True)]
+
+    def write_down(self, prompts: PromptBatch) -> list[list[dict[str, Any]]]:
+        """The rows of each problem, as they stand in the file."""
+        texts = map(self.text.decode, prompts.prompt_ids)
+        return [rows_of(*solved) for solved in zip(texts, *self.answers(prompts), strict=True)]
+
     def on_test_epoch_start(self) -> None:
         """Starts an empty tally."""
-        self._tally = Tally(self.pass_at, self.majority_at, self.device)
+        self._tally = Tally(self.pass_at, self.majority_at)
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Counts the answers to a batch of problems."""
         assert self._tally is not None
-        answers, chosen = self.answers(batch)
-        self._tally.update(answers, chosen)
+        self._tally.update(self.together(self.judge, batch))
 
     def on_test_epoch_end(self) -> None:
-        """Logs the results over all ranks, which Lightning shows as a table, and says the main one."""
+        """Logs the results, which Lightning shows as a table, and says the main one."""
         assert self._tally is not None
-        results = self._tally.results(self.ledger.training)
-        self.log_dict(results, sync_dist=True)
+        spent = Ranks.of(self.trainer).gather(self.ledger.training)
+        results = self._tally.results(sum(spent, start=Spent()))
+        shown = {name: value.to(self.device) for name, value in results.items()}
+        self.log_dict(shown, sync_dist=True, reduce_fx="max")  # equal everywhere: the maximum changes nothing
         self.print(in_words(results))
 
     def on_predict_start(self) -> None:
-        """Opens the file.
+        """Opens the file, in the first process.
 
         Raises:
-            InputError: if it is there already.
+            InputError: in every process, if it is there already.
         """
-        self._file = PredictionFile(self.output, rank=self.global_rank)
+        refusal: str | None = None
+        if self.trainer.is_global_zero:
+            try:
+                self._file = PredictionFile(self.output)
+            except InputError as error:
+                refusal = str(error)
+        refusal = self.trainer.strategy.broadcast(refusal)
+        if refusal is not None:
+            raise InputError(refusal)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> int:
-        """Writes the graded answers to a batch of problems; returns how many rows."""
-        assert self._file is not None
-        answers, chosen = self.answers(batch)
-        rows = [
-            row
-            for ids, group, index in zip(batch.prompt_ids, answers, chosen, strict=True)
-            for row in rows_of(self.text.decode(ids), group, index)
-        ]
-        self._file.write(rows)
+        """Writes the graded answers to a batch of problems; returns how many rows, of all processes."""
+        rows = [row for rows in self.together(self.write_down, batch) for row in rows]
+        if self._file is not None:
+            self._file.write(rows)
         return len(rows)
 
     def on_predict_end(self) -> None:
@@ -176,22 +208,14 @@ class TestTimeModule(LightningModule):
             self.print(f"{self._file.rows} graded completions in {self._file.finish()}")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint without the whole policy; what else it holds is left alone.
+        """Refuses a checkpoint of another policy; what else it holds is left alone.
 
         Raises:
-            InputError: naming parameters of the policy that are missing, unknown or of another shape.
+            InputError: naming parameters of the policy that are missing, unknown or of another shape, or the base
+                that adapters belong to.
         """
         self.configure_model()
-        stored = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("policy.")}
-        expected = {f"policy.{k}": v for k, v in self.policy.state_dict().items()}
-        missing, unknown = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
-        other = sorted(k for k in expected.keys() & stored.keys() if expected[k].shape != stored[k].shape)
-        if missing or unknown or other:
-            raise InputError(
-                f"the checkpoint holds another policy: {len(missing)} parameters missing {missing[:3]}, "
-                f"{len(unknown)} unknown {unknown[:3]}, {len(other)} of another shape {other[:3]}; use the "
-                "network settings that it was trained with."
-            )
+        check_stored(self.policy, checkpoint, prefix="policy.")
 
 
 def powers_of_two(n: int) -> tuple[int, ...]:

@@ -47,18 +47,15 @@ class PredictionFile:
 
     Args:
         path: Ends in `.jsonl`, or in `.parquet`: then rows go to a `.jsonl` beside it until `finish`.
-        rank: Other ranks than 0 write files of their own, named with their number.
 
     Raises:
         InputError: for another ending, or if the file is there already.
     """
 
-    def __init__(self, path: str | Path, rank: int = 0) -> None:
+    def __init__(self, path: str | Path) -> None:
         wanted = Path(path)
         if wanted.suffix not in (".jsonl", ".parquet"):
             raise InputError(f"output is {str(path)!r}; it must end in .jsonl or .parquet.")
-        if rank:
-            wanted = wanted.with_stem(f"{wanted.stem}-rank{rank}")
         self.path, self.lines = wanted, wanted.with_suffix(".jsonl")
         for file in {self.path, self.lines}:
             if file.exists():

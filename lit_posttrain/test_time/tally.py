@@ -1,18 +1,45 @@
-"""Adds up graded answers to the results of a test, over batches and ranks."""
+"""Adds up graded answers to the results of a test.
+
+Processes do not add their sums, whose last bits would depend on how many they are: each of them is given all
+problems in one order and counts them itself.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_posttrain.batches import Answer, StopReason
+from lit_posttrain.batches import Answer, Grade, StopReason
 from lit_posttrain.ledger import Spent
 from lit_posttrain.metrics import MajorityAtK, MeanAccuracy, MeanReward, PassAtK, ProblemMean
 from lit_posttrain.names import known
 
 SUMS = ("problems", "samples", "truncated", "flops", "tokens_generated")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a test keeps of one problem's answers, and what processes tell each other of it.
+
+    `chosen` is the answer that the strategy stands by, as an index; None where all count alike.
+    """
+
+    grades: list[Grade]
+    stops: list[StopReason]
+    chosen: int | None
+
+    @classmethod
+    def of(cls, answers: Sequence[Answer], chosen: int | None) -> "Judged":
+        """From the answers to one problem."""
+        return cls([a.grade for a in answers], [a.completion.stop for a in answers], chosen)
+
+    @property
+    def stood_by(self) -> list[Grade]:
+        """The grades that accuracy is made of."""
+        return self.grades if self.chosen is None else [self.grades[self.chosen]]
 
 
 class Sums(Metric):
@@ -43,39 +70,33 @@ class Tally:
     Args:
         pass_at: k of each pass@k wanted.
         majority_at: k of each majority@k wanted.
-        device: Where sums are kept, so that ranks can add them up.
     """
 
-    def __init__(
-        self, pass_at: Sequence[int] = (), majority_at: Sequence[int] = (), device: torch.device | str = "cpu"
-    ) -> None:
-        self.accuracy = MeanAccuracy().to(device)
-        self.means: dict[str, ProblemMean] = {"reward": MeanReward().to(device)}
-        self.means |= {f"pass_at_{k}": PassAtK(k).to(device) for k in pass_at}
-        self.means |= {f"majority_at_{k}": MajorityAtK(k).to(device) for k in majority_at}
-        self.sums = Sums().to(device)
+    def __init__(self, pass_at: Sequence[int] = (), majority_at: Sequence[int] = ()) -> None:
+        alone = {"sync_on_compute": False}
+        self.accuracy = MeanAccuracy(**alone)
+        self.means: dict[str, ProblemMean] = {"reward": MeanReward(**alone)}
+        self.means |= {f"pass_at_{k}": PassAtK(k, **alone) for k in pass_at}
+        self.means |= {f"majority_at_{k}": MajorityAtK(k, **alone) for k in majority_at}
+        self.sums = Sums(**alone)
 
-    def update(self, answers: Sequence[Sequence[Answer]], chosen: Sequence[int | None]) -> None:
-        """Adds problems: the answers to each, and which one the strategy stands by."""
-        grades = [[answer.grade for answer in group] for group in answers]
-        stood_by = [
-            group if index is None else [group[index]] for group, index in zip(grades, chosen, strict=True)
-        ]
-        self.accuracy.update(stood_by)
+    def update(self, judged: Sequence[Judged]) -> None:
+        """Adds problems."""
+        self.accuracy.update([problem.stood_by for problem in judged])
         for metric in self.means.values():
-            metric.update(grades)
-        completions = [answer.completion for group in answers for answer in group]
+            metric.update([problem.grades for problem in judged])
+        stops = [stop for problem in judged for stop in problem.stops]
         self.sums.update(
-            problems=len(answers),
-            samples=len(completions),
-            truncated=sum(completion.stop is StopReason.LENGTH for completion in completions),
+            problems=len(judged),
+            samples=len(stops),
+            truncated=sum(stop is StopReason.LENGTH for stop in stops),
         )
 
     def results(self, spent: Spent) -> dict[str, Tensor]:
-        """`test_time/*` of all ranks, without what cannot be known; collective, called once.
+        """`test_time/*`, without what cannot be known; called once.
 
         Args:
-            spent: What this rank spent on the test.
+            spent: What all processes spent on the test.
         """
         self.sums.update(flops=spent.flops, tokens_generated=spent.generated_tokens)
         sums = self.sums.compute()

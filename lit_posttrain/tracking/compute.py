@@ -2,14 +2,16 @@
 
 import contextlib
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_posttrain.errors import InputError
-from lit_posttrain.ledger import Ledger, Phase
+from lit_posttrain.ledger import Ledger, Phase, Spent
 from lit_posttrain.names import known
+from lit_posttrain.ranks import Ranks
 from lit_posttrain.tracking import axes
 
 CLOCKS = ("device_seconds", "active_seconds", "wall_seconds")
@@ -19,7 +21,8 @@ class ComputeMeter(Callback):
     """Reads `module.ledger`, logs `compute/*` and `time/*`, and gives the compute of each S-curve point.
 
     Device-seconds are the devices held times the wall seconds since training began, idle ones included; only
-    evaluation and set-up are left out. All figures go on after a resume, and are sums over ranks. Steps
+    evaluation and set-up are left out. All figures go on after a resume, and are sums over ranks, where work that
+    several ranks do alike (tensor parallelism) counts once. Steps
     (forward, backward, optimiser) are booked as update, validation loops as evaluation; what is drawn while a
     batch is fetched books itself.
 
@@ -43,7 +46,10 @@ class ComputeMeter(Callback):
         self._ledger = Ledger()
         self._root_device = torch.device("cpu")
         self._device_type = ""
-        self._last_step = 0
+        self._replicas = 1
+        self._finished: tuple[int, dict[Phase, Spent]] = (0, {})
+        self._before_validation: Spent | None = None
+        self._in_step = False
 
     def axes(self) -> dict[str, float]:
         """The compute at this moment by every axis, as `scurve/*`; collective: all ranks must call it."""
@@ -74,16 +80,24 @@ class ComputeMeter(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, after the books of a resumed run are back."""
+        self.start(trainer)
+
+    def start(self, trainer: Trainer) -> None:
+        """The same for a callback that needs the axes before; again: nothing."""
+        if self._since is not None:
+            return
         self._device_type = device_type(self._root_device)
+        self._replicas = Ranks.of(trainer).replicas
         self._take_over(trainer)
         self._evaluation_before = self._ledger.spent[Phase.EVALUATION].seconds
         self._since = time.perf_counter()
-        self._last_step = trainer.global_step
+        self._note(trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """What follows up to the end of the batch is update."""
+        self._in_step = True
         self._begin(Phase.UPDATE)
 
     def on_train_batch_end(
@@ -91,19 +105,24 @@ class ComputeMeter(Callback):
     ) -> None:
         """Ends the update, and logs at the trainer's interval."""
         self._end()
-        stepped = trainer.global_step != self._last_step
-        self._last_step = trainer.global_step
+        stepped = trainer.global_step != self._finished[0]
+        if stepped:
+            self._note(trainer)
         interval: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if stepped and trainer.global_step % interval == 0:
             self._log(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is evaluation."""
+        if self._before_validation is None:
+            self._before_validation = replace(self._ledger.spent[Phase.EVALUATION])
         self._begin(Phase.EVALUATION)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is over."""
         self._end()
+        if not self._in_step:
+            self._before_validation = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the last figures and stops the clock."""
@@ -112,8 +131,15 @@ class ComputeMeter(Callback):
         self._since = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Closes the phase that was interrupted, so that a checkpoint of this moment is right."""
+        """Takes back the work of what is cut off and will be done again; the seconds were spent."""
         self._end()
+        step, work = self._finished
+        if step != trainer.global_step:  # cut off in a callback, after the step
+            return
+        if self._before_validation is not None:
+            work = work | {Phase.EVALUATION: self._before_validation}
+        books = self._ledger.spent
+        books.update({phase: replace(spent, seconds=books[phase].seconds) for phase, spent in work.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """Totals of all ranks as plain numbers; collective."""
@@ -142,6 +168,7 @@ class ComputeMeter(Callback):
         self._device_type = before
         if trainer.is_global_zero:
             self._ledger.load_state_dict(restored["ledger"])
+            self._ledger.spent = {p: _times(spent, self._replicas) for p, spent in self._ledger.spent.items()}
             self._carried = {name: restored[name] for name in CLOCKS}
             self._carried["wall_seconds"] *= trainer.world_size
         else:
@@ -163,7 +190,18 @@ class ComputeMeter(Callback):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             totals = axes.sum_over_ranks(totals, self._root_device)
             totals["wall_seconds"] /= torch.distributed.get_world_size()
+        if self._replicas > 1:
+            work = {
+                name: value / self._replicas for name, value in totals.items() if not name.endswith("seconds")
+            }
+            totals |= work
         return totals
+
+    def _note(self, trainer: Trainer) -> None:
+        """What training had cost after the last finished step; probes and validations see to theirs themselves."""
+        spent = {phase: replace(self._ledger.spent[phase]) for phase in axes.TRAINING}
+        self._finished = (trainer.global_step, spent)
+        self._in_step, self._before_validation = False, None
 
     def _begin(self, phase: Phase) -> None:
         self._end()
@@ -180,6 +218,12 @@ class ComputeMeter(Callback):
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics(figures, step=trainer.global_step)
+
+
+def _times(spent: Spent, factor: int) -> Spent:
+    """The work, not the time, of so many processes that do the same."""
+    work = {name: value * factor for name, value in vars(spent).items() if name != "seconds"}
+    return replace(spent, **work)
 
 
 def device_type(device: torch.device) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lit_posttrain.tracking.journal import Record
 from lit_posttrain.tracking.limits import METRICS_A_CALL
-from lit_posttrain.tracking.redaction import by_shape
+from lit_posttrain.tracking.redaction import in_text
 from lit_posttrain.tracking.replay import Replay
 from lit_posttrain.tracking.store import Point, Refused, Store, Unreachable
 
@@ -54,7 +54,7 @@ class Uploader:
 
     def __init__(self, directory: Path, uri: str) -> None:
         self.directory, self.uri = directory, uri
-        self.report = UploadReport(str(directory), uri=by_shape(uri))
+        self.report = UploadReport(str(directory), uri=in_text(uri))
         progress = self._progress().get(self.report.uri, {})
         self.report.run_id = progress.get("run_id", "")
         self.replay = Replay(directory, progress.get("offset", 0))

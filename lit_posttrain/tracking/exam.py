@@ -5,16 +5,18 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from lit_posttrain import interruption
 from lit_posttrain.batches import Answer, Problem, PromptBatch, Sampling
 from lit_posttrain.contracts import Grader, PromptSource
 from lit_posttrain.errors import InputError
-from lit_posttrain.ledger import Phase
+from lit_posttrain.ledger import Ledger, Phase
+from lit_posttrain.ranks import Ranks
 from lit_posttrain.rollouts.collect import draw
 from lit_posttrain.tracking.probe_point import ProblemResult, result_of
 
@@ -39,20 +41,33 @@ class Exam:
     batch_problems: int
     seed: int
 
-    def take(self, method: Any, *, rank: int, world: int) -> tuple[list[list[Answer]], list[ProblemResult]]:
-        """This rank's answers by problem, and the results of all ranks; booked as evaluation, collective.
+    def take(self, method: Any, ranks: Ranks) -> tuple[list[list[Answer]], list[ProblemResult]]:
+        """This process's answers by problem, and the results of all problems; booked as evaluation, collective.
 
         All ranks make the same number of draws, some of them empty: sharded generation needs that.
 
         Args:
             method: Has `engine`, `policy` and `ledger`.
-            rank: Of this process.
-            world: How many processes share the problems.
+            ranks: How processes share the problems.
+
+        Raises:
+            Interrupted: in all processes, if one was asked to stop; the work is not booked then.
         """
-        problems, ids = self.prompts.problems[rank::world], self.prompts.prompt_ids[rank::world]
-        most = -(-len(self.prompts) // world)
         answers: list[list[Answer]] = []
-        with method.ledger.phase(Phase.EVALUATION), evaluating(method.policy):
+
+        def work() -> list[ProblemResult]:
+            answers.extend(self._share(method, ranks))
+            return [result_of(group) for group in answers]
+
+        with booked_if_whole(method.ledger), evaluating(method.policy):
+            shares = interruption.gather(work, ranks)
+        return answers, ranks.interleave(shares)
+
+    def _share(self, method: Any, ranks: Ranks) -> list[list[Answer]]:
+        problems, ids = ranks.share(self.prompts.problems), ranks.share(self.prompts.prompt_ids)
+        most = -(-len(self.prompts) // ranks.count)
+        answers: list[list[Answer]] = []
+        with method.ledger.phase(Phase.EVALUATION):
             for start in range(0, most, self.batch_problems):
                 part = slice(start, start + self.batch_problems)
                 answers += draw(
@@ -64,7 +79,7 @@ class Exam:
                     seed=self.seed,
                     ledger=method.ledger,
                 )
-            return answers, gather([result_of(group) for group in answers])
+        return answers
 
     def settings(self) -> dict[str, Any]:
         """What makes two points comparable: prompts, decoding and samples, as plain values."""
@@ -120,10 +135,12 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def gather(mine: list[ProblemResult]) -> list[ProblemResult]:
-    """The results of all ranks, in the order of the problems; collective."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return mine
-    shares: list[list[ProblemResult]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(shares, mine)
-    return [share[i] for i in range(max(map(len, shares))) for share in shares if i < len(share)]
+@contextmanager
+def booked_if_whole(ledger: Ledger) -> Iterator[None]:
+    """Takes back what a block booked as evaluation, the time apart, if it is cut off: it will be done again."""
+    before = replace(ledger.spent[Phase.EVALUATION])
+    try:
+        yield
+    except BaseException:
+        ledger.spent[Phase.EVALUATION] = replace(before, seconds=ledger.spent[Phase.EVALUATION].seconds)
+        raise

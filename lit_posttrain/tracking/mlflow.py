@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from lit_posttrain.tracking.store import sqlite_path
 from lit_posttrain.tracking.uploading import UploaderProcess
 
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
+FAILED_DRAIN_S = 1.0
 _OURS = re.compile(r"[a-z0-9_]+/.*")
 
 
@@ -63,6 +65,7 @@ class JournaledMLflowLogger(Logger):
         super().__init__()
         self._experiment = folder_name("experiment", experiment)
         self._run_name = folder_name("run_name", run_name or new_name())
+        self.has_lasting_name = run_name is not None  # else another attempt gets another name
         self._uri = _absolute(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
         self._root = Path(root)
         self._tags = dict(tags or {})
@@ -140,7 +143,7 @@ class JournaledMLflowLogger(Logger):
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *_: Any, **__: Any) -> None:
         """Logs parameters; nested ones get names with dots."""
         given = vars(params) if isinstance(params, Namespace) else params
-        values = {name: str(value) for name, value in redaction.in_mapping(flat(given)).items()}
+        values = {n: redaction.by_shape(str(v)) for n, v in flat(redaction.in_mapping(given)).items()}
         self._hold_or_append(lambda _: {"kind": "params", "values": values})
 
     @rank_zero_only
@@ -160,10 +163,7 @@ class JournaledMLflowLogger(Logger):
             raise InputError(
                 f"a table needs columns of one length and a .json name; got {lengths} for {artifact_file!r}"
             )
-        cells = {
-            name: [redaction.by_shape(cell) if isinstance(cell, str) else cell for cell in column]
-            for name, column in columns.items()
-        }
+        cells = redaction.shapes_in(columns)
         self.begin()
         self._append(lambda _: {"kind": "table", "artifact_file": artifact_file, "columns": cells})
 
@@ -198,12 +198,15 @@ class JournaledMLflowLogger(Logger):
             profile: Its size in numbers, as JSON.
         """
         fields = {"name": name, "source": source, "digest": digest, "context": context, "profile": profile}
-        clean = {key: redaction.by_shape(value) for key, value in fields.items()}
+        clean = {key: redaction.in_text(value) for key, value in fields.items()}
         self._hold_or_append(lambda _: {"kind": "dataset", **clean})
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Ends the run and waits up to `drain_s` for the upload. Logging afterwards opens the run again."""
+        """Ends the run and waits up to `drain_s` for the upload. Logging afterwards opens the run again.
+
+        A run that failed or was stopped waits a second at most; its uploader goes on by itself.
+        """
         if self._journal is None and self._held and status != "failed":
             self.begin()
         self._held = []
@@ -214,7 +217,12 @@ class JournaledMLflowLogger(Logger):
         self._journal.close()
         self._journal = None
         if self._uploader:
-            self._uploader.finish(self._drain_s)
+            with warnings.catch_warnings():
+                if status == "failed":
+                    warnings.filterwarnings("ignore", ".*has not taken all points of this run yet")
+                self._uploader.finish(
+                    min(self._drain_s, FAILED_DRAIN_S) if status == "failed" else self._drain_s
+                )
             self._uploader = None
 
     def state_dict(self) -> dict[str, str]:
@@ -248,7 +256,7 @@ class JournaledMLflowLogger(Logger):
                 "run_uid": self._run_uid,
                 "experiment": self._experiment,
                 "run_name": self._run_name,
-                "tracking_uri": redaction.by_shape(self._uri),
+                "tracking_uri": redaction.in_text(self._uri),
                 "tags": {name: str(value) for name, value in tags.items()},
                 "start_time": time.time_ns() // 1_000_000,
                 "rewind": self._resumed,

@@ -11,6 +11,7 @@ from lit_posttrain.batches import Answer, Sampling
 from lit_posttrain.contracts import Grader, PromptSource
 from lit_posttrain.errors import InputError
 from lit_posttrain.names import known
+from lit_posttrain.ranks import Ranks
 from lit_posttrain.tracking.compute import ComputeMeter
 from lit_posttrain.tracking.exam import Exam, load_prompts
 from lit_posttrain.tracking.probe_point import ProblemResult, counts_record, point_metrics
@@ -107,7 +108,7 @@ class AccuracyProbe(Callback):
         self.points: list[Point] = []
         self.exam: Exam | None = None
         self._meter = ComputeMeter()
-        self._last_step = 0
+        self._seen_step = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Loads the prompts and settles grader and sampling, before any training.
@@ -135,22 +136,28 @@ class AccuracyProbe(Callback):
         )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluates the untrained policy, unless the run goes on from a checkpoint."""
-        self._last_step = trainer.global_step
+        """Evaluates the untrained policy; in a resumed run first a point that was due and cut off."""
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_hyperparams({"probe": self._settings()})
-        if trainer.global_step == 0 and not self.points:
+        is_resumed = self._seen_step >= 0
+        if is_resumed:
+            self._meter.start(trainer)
+        if is_resumed and self.points and self._is_good_enough(self.points[-1]):
+            trainer.should_stop = True
+        is_first = trainer.global_step == 0 and not self.points
+        is_owed = is_resumed and self._seen_step < trainer.global_step and self._is_due(trainer.global_step)
+        if is_first or is_owed:
             self._probe(trainer, pl_module)
+        self._seen_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Probes after an optimiser step, when it is time."""
-        stepped = trainer.global_step != self._last_step
-        self._last_step = trainer.global_step
-        if stepped and self._is_due(trainer.global_step):
+        if trainer.global_step != self._seen_step and self._is_due(trainer.global_step):
             self._probe(trainer, pl_module)
+        self._seen_step = trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluates the trained policy, unless the last point is of it."""
@@ -158,8 +165,9 @@ class AccuracyProbe(Callback):
             self._probe(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The points so far, and which prompts they are of."""
-        return {"points": [dict(point) for point in self.points], "prompt_set": self._prompt_set()}
+        """The points so far, which prompts they are of, and the last step at which a point was taken or not due."""
+        points = [dict(point) for point in self.points]
+        return {"points": points, "prompt_set": self._prompt_set(), "seen_step": self._seen_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with the points of the checkpoint.
@@ -174,13 +182,14 @@ class AccuracyProbe(Callback):
                 "not one curve. Keep split, problems and template as they were, or start a new run."
             )
         self.points = [dict(point) for point in state_dict["points"]]
+        self._seen_step = state_dict["seen_step"]
 
     def _probe(self, trainer: Trainer, module: LightningModule) -> None:
         """One point: draws, grades, logs, tells who listens."""
         assert self.exam is not None
         axes = self._meter.axes()
         with trainer.precision_plugin.forward_context():
-            answers, results = self.exam.take(module, rank=trainer.global_rank, world=trainer.world_size)
+            answers, results = self.exam.take(module, Ranks.of(trainer))
         metrics = point_metrics(results, pass_at=self.pass_at, majority_at=self.majority_at)
         if not self._says_something(metrics):
             return
@@ -191,8 +200,11 @@ class AccuracyProbe(Callback):
         for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
             if isinstance(callback, ProbeListener):
                 callback.on_probe(trainer, module, point, answers)
-        if self.stop_at is not None and metrics.get("scurve/accuracy", -1.0) >= self.stop_at:
+        if self._is_good_enough(metrics):
             trainer.should_stop = True
+
+    def _is_good_enough(self, metrics: Point) -> bool:
+        return self.stop_at is not None and metrics.get("scurve/accuracy", -1.0) >= self.stop_at
 
     def _says_something(self, metrics: Point) -> bool:
         """Whether enough could be graded for a point; an error if not even for the first one."""

@@ -5,15 +5,18 @@ Names are taken as whole words, so `hf_token`, `apiKey` and `db.password` are se
 """
 
 import re
+from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
 REDACTED = "[redacted]"
 
 _SECRET_WORDS = {
-    "password", "passwd", "passphrase", "secret", "secrets", "credential", "credentials",
+    "password", "passwd", "passphrase", "pwd", "secret", "secrets", "credential", "credentials",
     "apikey", "accesskey", "secretkey", "authtoken", "accesstoken", "authorization",
 }  # fmt: skip
+_PASSWORDS = {"password", "passwd", "passphrase", "pwd", "secret"}
+_NOTHING = {"", REDACTED, "none", "null", "true", "false", "~"}
 _ABOUT_SECRETS = {
     "length", "file", "path", "env", "name", "count", "size", "dir", "type", "required", "policy", "enabled",
 }  # fmt: skip
@@ -41,14 +44,31 @@ _SHAPES = [
         r"(?<![A-Za-z0-9])(?:npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,}|nvapi-[A-Za-z0-9_-]{20,})",
         r"(?<![A-Za-z0-9])(?:gsk_|r8_)[A-Za-z0-9]{30,}",
         r"(?<![A-Za-z0-9])eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]+",
-        r"(?<=://)[^\s/:@]*:[^\s/@]+(?=@)",
+        r"(?:(?<=://)|(?<=[a-z]:/)(?!/))[^\s/:@\"']*:[^\s/\"']+(?=@)",  # one slash: as a path keeps it
+        r"(?<=://)[A-Za-z0-9_-]{20,}(?=@)",
         r"(?<=[Bb]earer )[A-Za-z0-9._~+/-]{16,}=*",
-        r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+        r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\Z)",
     )
 ]
 _ASSIGNMENT = re.compile(
     r"""(?P<name>[A-Za-z][\w.\-]*)(?P<joint>["']?[ \t]*[:=][ \t]*)"""
-    r"""(?P<value>"[^"\n]*"|'[^'\n]*'|[^\s"',;&}\]]+)"""
+    r"""(?P<value>"[^"\n]*(?:"|\Z)|'[^'\n]*(?:'|\Z)|"""
+    r"""(?!\[redacted)(?:(?:[Bb]asic|[Bb]earer|[Tt]oken|[Dd]igest)[ ]+)?[^\s"',;&}\]]+)"""
+)
+_EQUALS = re.compile(r"""(?P<name>[A-Za-z][\w.\-]*)=(?P<value>(?!\[redacted)[^\s"',;&}\]]+)""")
+_OPTION = re.compile(
+    r"""(?<![\w-])--(?P<name>[A-Za-z][\w.\-]*)(?P<joint>["']?,?[ \t]+)"""
+    r"""(?P<value>"[^"\n]*"|'[^'\n]*'|(?!\[redacted)[^\s"',-][^\s"',]*)"""
+)
+_ENTRY = re.compile(  # of YAML: the whole of a plain value, spaces included
+    r"""(?P<lead>^[ \t]*(?:-[ ]+)*|[{,][ \t]*)(?P<name>[A-Za-z][\w.\-]*)(?P<joint>[ \t]*:[ \t]+)"""
+    r"""(?P<value>[^\s"'|>{\[][^\n,}\]]*)""",
+    re.MULTILINE,
+)
+_BLOCK = re.compile(  # of YAML: what stands below `name: |`
+    r"""^[ ]*(?:-[ ]+)*(?P<name>[A-Za-z][\w.\-]*)[ ]*:[ ]+"""
+    r"""(?P<value>[|>][+\-\d]*[ ]*\n(?P<deep>[ ]+)[^\n]*(?:\n(?:(?P=deep)[^\n]*|[ ]*(?=\n)))*)""",
+    re.MULTILINE,
 )
 
 
@@ -60,28 +80,58 @@ def by_shape(text: str) -> str:
 
 
 def in_text(text: str) -> str:
-    """`text` with credentials replaced by look, and by name where it says `name: value` or `name=value`."""
-    return _ASSIGNMENT.sub(_redact_assignment, by_shape(text))
+    """`text` with credentials replaced by look, and by name.
+
+    A name counts where it says `name: value`, `name=value` or `--name value`, as YAML, JSON, program text,
+    addresses (`?token=…`) and command lines do.
+    """
+    text = _BLOCK.sub(_redact_named, by_shape(text))
+    for form in (_ENTRY, _ASSIGNMENT, _EQUALS, _OPTION):
+        text = form.sub(_redact_named, text)
+    return text
 
 
 def in_mapping(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A flat mapping with secret values replaced; numbers, booleans and None are never secrets."""
-    return {
-        name: REDACTED if is_secret(name, value) else by_shape(value) if isinstance(value, str) else value
-        for name, value in values.items()
-    }
+    """A mapping with secret values replaced, at any depth."""
+    return {name: in_value(value, str(name)) for name, value in values.items()}
+
+
+def in_value(value: Any, name: str = "") -> Any:
+    """A value of a config with secrets replaced by name and look: strings in it, at any depth.
+
+    Args:
+        value: Mappings and lists are copied; what is neither nor a string is kept as it is.
+        name: What the value is called; entries of lists are called as the list is, or as an option before them.
+    """
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return in_mapping(value)
+    if isinstance(value, list | tuple):
+        names = [name, *(_option_name(entry) or name for entry in value)]
+        return [in_value(entry, called) for entry, called in zip(value, names, strict=False)]
+    if is_secret(name, value):
+        return REDACTED
+    return in_text(value) if isinstance(value, str) else value
+
+
+def shapes_in(value: Any) -> Any:
+    """Data with credentials replaced by look alone: strings at any depth. For texts of problems and models."""
+    if isinstance(value, str):
+        return by_shape(value)
+    if isinstance(value, Mapping):
+        return {name: shapes_in(entry) for name, entry in value.items()}
+    return [shapes_in(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def is_secret(name: str, value: Any) -> bool:
-    """Whether a value of this name must not be shown."""
-    if (
-        not isinstance(value, str)
-        or value in ("", REDACTED)
-        or value.lower() in ("none", "null", "true", "false")
-    ):
-        return False
+    """Whether a value of this name must not be shown; booleans and None never, numbers only as passwords."""
     words = _words(name)
     if not words or words[-1] in _ABOUT_SECRETS:
+        return False
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return words[-1] in _PASSWORDS
+    if not isinstance(value, str) or value.lower() in _NOTHING:
         return False
     if _SECRET_WORDS & set(words):
         return True
@@ -98,7 +148,8 @@ def is_secret(name: str, value: Any) -> bool:
 def _words(name: str) -> list[str]:
     last = re.split(r"[./]", name)[-1]
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", last)
-    return [word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced) if word]
+    words = [word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced) if word]
+    return words[:-1] if len(words) > 1 and words[-1].isdigit() else words
 
 
 def _could_be_credential(value: str) -> bool:
@@ -110,9 +161,15 @@ def _could_be_credential(value: str) -> bool:
     )
 
 
-def _redact_assignment(match: re.Match[str]) -> str:
+def _redact_named(match: re.Match[str]) -> str:
     raw = match["value"]
-    quote = raw[0] if raw[0] in "\"'" else ""
-    if not is_secret(match["name"], raw.strip("\"'")):
+    content = raw.partition("\n")[2].strip() if raw[0] in "|>" else raw.strip("\"'")
+    if not is_secret(match["name"], content):
         return match[0]
-    return f"{match['name']}{match['joint']}{quote}{REDACTED}{quote}"
+    quote = raw[0] if raw[0] in "\"'" else ""
+    start, end = match.span("value")
+    return f"{match.string[match.start() : start]}{quote}{REDACTED}{quote}{match.string[end : match.end()]}"
+
+
+def _option_name(entry: Any) -> str:
+    return entry[2:] if isinstance(entry, str) and entry.startswith("--") and "=" not in entry else ""

@@ -43,12 +43,44 @@ class Tables:
         self.contents = {file: self.contents[file] for file in self.current.values()}
 
 
+class Repeats:
+    """Tells what a run logs again after it was resumed from a checkpoint.
+
+    MLflow cannot take points back, so of a step that is done again the first points are kept: of a metric that
+    had reached the step before, as many points are left out as it had there (several, where one step drew
+    several rollouts; fewer than there will be, where a kill came between them).
+    """
+
+    def __init__(self) -> None:
+        self._reached: dict[str, int] = {}
+        self._before: dict[str, int] = {}
+        self._several: dict[tuple[str, int], int] = {}
+        self._latest: dict[str, tuple[int, int]] = {}
+
+    def rewind(self) -> None:
+        """The run goes on from a checkpoint."""
+        self._before, self._latest = dict(self._reached), {}
+
+    def has(self, name: str, step: int) -> bool:
+        """Takes the next point of a metric; whether it is there already."""
+        latest, count = self._latest.get(name, (step, 0))
+        count = count + 1 if latest == step else 1
+        self._latest[name] = step, count
+        had = self._several.get((name, step), 1) if step <= self._before.get(name, -1) else 0
+        if count <= had:
+            return True
+        self._reached[name] = max(step, self._reached.get(name, -1))
+        if count > 1:
+            self._several[name, step] = count
+        return False
+
+
 class Replay:
     """Reads a journal from its beginning, giving what lies after `acknowledged` in windows to be delivered.
 
     A run resumed from a checkpoint (a `start` record with `rewind`) logs the steps since that checkpoint
-    again. MLflow cannot take points back, so of such a step the first points are kept: a value is left out
-    if its metric had reached that step before the resume. They stay in the journal; `repeated` counts them.
+    again: points, and rows of tables that name their `step`, are left out the second time (see `Repeats`).
+    They stay in the journal; `repeated` counts the points.
     """
 
     def __init__(self, directory: Path, acknowledged: int) -> None:
@@ -60,8 +92,7 @@ class Replay:
         self.tables = Tables()
         self.pending: deque[tuple[Record, int]] = deque()
         self._position = 0
-        self._reached: dict[str, int] = {}
-        self._before_resume: dict[str, int] = {}
+        self._repeats = Repeats()
 
     def read_on(self) -> None:
         """Takes in what was appended since the last call."""
@@ -98,10 +129,12 @@ class Replay:
         if kind == "start":
             self.start = record
             if record["rewind"]:
-                self._before_resume = dict(self._reached)
+                self._repeats.rewind()
         elif kind == "metrics":
             record = self._without_repeats(record, count=entry.end > self.acknowledged)
         elif kind == "table":
+            if self._is_repeated(record):
+                return
             record = {**record, "file": self.tables.add(record)}
         self.ended = kind == "end"
         if entry.end > self.acknowledged:
@@ -109,11 +142,14 @@ class Replay:
 
     def _without_repeats(self, record: Record, *, count: bool) -> Record:
         step = record["step"]
-        fresh = {k: v for k, v in record["values"].items() if step > self._before_resume.get(k, -1)}
-        self._reached.update({k: step for k in fresh if step > self._reached.get(k, -1)})
+        fresh = {k: v for k, v in record["values"].items() if not self._repeats.has(k, step)}
         if count:
             self.repeated += len(record["values"]) - len(fresh)
         return {**record, "values": fresh}
+
+    def _is_repeated(self, table: Record) -> bool:
+        steps = table["columns"].get("step")
+        return bool(steps) and self._repeats.has(table["artifact_file"], steps[0])
 
 
 def journals(root: Path) -> Iterator[Path]:

@@ -23,7 +23,7 @@ from lit_posttrain.tracking.limits import (
     fitting_name,
     in_calls,
 )
-from lit_posttrain.tracking.redaction import by_shape
+from lit_posttrain.tracking.redaction import in_text
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -72,7 +72,7 @@ class Store:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self.uri = uri
-        self.shown_uri = by_shape(uri)
+        self.shown_uri = in_text(uri)
         with self._answers(), _first_start(uri):
             from mlflow import MlflowClient
 
@@ -231,7 +231,7 @@ class Store:
             yield
         except MlflowException as error:
             if error.error_code in _REFUSALS:
-                raise Refused(by_shape(str(error))) from error
+                raise Refused(in_text(str(error))) from error
             raise Unreachable(f"MLflow at {self.shown_uri} does not answer: {_short(error)}") from error
         except (OSError, SQLAlchemyError) as error:  # what requests raises is an OSError
             if _http_status(error) in {400, 404, 405, 413, 415, 422}:
@@ -269,4 +269,4 @@ def _http_status(error: Exception) -> int | None:
 
 
 def _short(error: Exception) -> str:
-    return by_shape(" ".join(str(error).split()))[:300]
+    return in_text(" ".join(str(error).split()))[:300]

@@ -20,6 +20,7 @@ from lit_posttrain.tracking.delivery import Uploader, UploadReport, write_json
 from lit_posttrain.tracking.journal import is_being_written
 from lit_posttrain.tracking.redaction import REDACTED
 from lit_posttrain.tracking.replay import Replay
+from lit_posttrain.tracking.screen import guard_screen
 from lit_posttrain.tracking.store import Unreachable
 
 STATE = "uploader.json"
@@ -143,6 +144,7 @@ def _only_uploader(directory: Path, *, wait: bool) -> Iterator[bool]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Uploads one run directory; exit code 1 if the store is unreachable."""
+    guard_screen()
     parser = argparse.ArgumentParser(description="Upload a run's journal to MLflow.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--tracking_uri", default=os.environ.get(URI_VARIABLE))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_posttrain.tracking.redaction import by_shape
+from lit_posttrain.tracking.redaction import in_text
 from lit_posttrain.tracking.upload import STATE, URI_VARIABLE
 
 GLANCE_S = 3.0
@@ -55,7 +55,7 @@ class UploaderProcess:
             time.sleep(0.05)
         self._report()
         if self._state().get("state") != "complete":
-            self._warn("late", f"MLflow at {by_shape(self.uri)} has not taken all points of this run yet.")
+            self._warn("late", f"MLflow at {in_text(self.uri)} has not taken all points of this run yet.")
 
     def _start(self) -> None:
         command = [sys.executable, "-m", "lit_posttrain.tracking.upload", str(self.directory), "--follow"]

@@ -11,7 +11,7 @@ from lit_posttrain.contracts import Grader, Outcome, Strategy
 from lit_posttrain.errors import InputError
 from lit_posttrain.ledger import Ledger
 from lit_posttrain.names import is_known
-from lit_posttrain.networks import NetworkConfig, build
+from lit_posttrain.networks import NetworkConfig, build, network_state
 from lit_posttrain.test_time import Sample, TestTimeModule
 from lit_posttrain.test_time.sample import solve_all
 from lit_posttrain.text import TextConfig, load_text
@@ -77,6 +77,9 @@ class Method(pl.LightningModule):
 
     def training_step(self, batch, batch_idx):
         return sum(parameter.sum() for parameter in self.policy.parameters())
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["lit_posttrain"] = network_state(self.policy, self.text)
 
     def train_dataloader(self):
         return [torch.zeros(1)]
