@@ -151,7 +151,10 @@ def random_model(config: Any, settings: NetworkConfig) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_config(
-        config, dtype=DTYPES[settings.dtype], attn_implementation=KERNELS[settings.attention]
+        config,
+        dtype=DTYPES[settings.dtype],
+        attn_implementation=KERNELS[settings.attention],
+        trust_remote_code=False,
     )
 
 
@@ -160,7 +163,12 @@ def on_meta(config: Any, settings: NetworkConfig) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=DTYPES[settings.dtype])
+        return AutoModelForCausalLM.from_config(
+            config,
+            dtype=DTYPES[settings.dtype],
+            attn_implementation="eager",  # nothing is run; a config may name a kernel of the hub, which is code
+            trust_remote_code=False,
+        )
 
 
 def _given_config(given: dict[str, Any]) -> Any:

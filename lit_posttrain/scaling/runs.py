@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +54,13 @@ class Selection:
 
 
 def connect(tracking_uri: str) -> MlflowClient:
-    """A client of the store.
+    """A client of the store, which gives up after one more try; MLflow's own patience is minutes.
 
     Raises:
         InputError: if the URI names an sqlite file that does not exist; MLflow would create an empty one.
     """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     path = tracking_uri.removeprefix("sqlite:///")
     if path != tracking_uri and not Path(path).is_file():
         raise InputError(
@@ -124,7 +127,14 @@ def _check_names(axis: str, quantity: str) -> None:
 
 
 def _experiment_id(client: MlflowClient, experiment: str) -> str:
-    found = client.get_experiment_by_name(experiment)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_experiment_by_name(experiment)
+    except MlflowException as error:
+        raise InputError(
+            f"the MLflow store does not answer ({error}); set --tracking_uri, or start it"
+        ) from error
     if found is None or found.lifecycle_stage != "active":
         names = sorted(one.name for one in client.search_experiments(max_results=1000))
         raise InputError(

@@ -19,7 +19,8 @@ def sync_command(run_dirs: Sequence[str] = (), *, root: str = "runs", tracking_u
         tracking_uri: Send to this store; default: the one that each run was started with.
 
     Raises:
-        InputError: if a named directory has no journal.
+        InputError: if a named directory has no journal, or the store of a run is not known; the others are
+            uploaded before.
     """
     directories = [Path(name) for name in run_dirs] or list(journals(Path(root)))
     for directory in directories:
@@ -30,8 +31,15 @@ def sync_command(run_dirs: Sequence[str] = (), *, root: str = "runs", tracking_u
     if not directories:
         print(f"no run with a journal below {root!r}; give run directories or --root")
         return 0
-    reports = [upload(directory, tracking_uri=tracking_uri) for directory in directories]
+    reports, problems = [], []
+    for directory in directories:
+        try:
+            reports.append(upload(directory, tracking_uri=tracking_uri))
+        except InputError as error:  # of one run, such as an address whose password is not kept on disk
+            problems.append(error)
     _print(reports)
+    if problems:
+        raise InputError("; ".join(str(problem) for problem in problems))
     for message in dict.fromkeys(r.message for r in reports if r.state == "unreachable"):
         print(
             f"{message}\nThe points are safe in the run directories; run the same command again later.",
