@@ -101,7 +101,7 @@ def test_the_whole_road(folder, capsys, monkeypatch):
     arguments = ["--config", "config.yaml", "--ckpt_path", "kept/last.ckpt"]
     assert main(["test", *arguments]) == 0
     assert "16 problems" in capsys.readouterr().out
-    assert main(["predict", *arguments]) == 0
+    assert main(["predict", "--config", "config.yaml", "--ckpt_path", "best"]) == 0
     rows = [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 32
     assert {"completion", "reward", "verdict"} <= rows[0].keys()
@@ -117,6 +117,20 @@ def test_the_whole_road(folder, capsys, monkeypatch):
     code = main(["fit", "--config", "config.yaml", "--config", "overlay.yaml", "--trainer.max_steps=1"])
     assert code == 0, capsys.readouterr().err
     assert Path("next/last.ckpt").exists()
+
+
+def test_last_means_from_the_beginning_where_there_is_none_and_runs_are_not_mixed(folder, capsys):
+    start = ["fit", "--config", "config.yaml", "--trainer.max_steps=1"]
+    assert main(["test", "--config", "config.yaml", "--ckpt_path", "last"]) == 2
+    assert "no last checkpoint yet" in capsys.readouterr().err
+    assert main([*start, "--ckpt_path", "last"]) == 0
+    assert main(start) == 2
+    assert "holds checkpoints of an earlier run" in capsys.readouterr().err
+    assert main([*start[:-1], "--trainer.max_steps=2", "--ckpt_path", "last"]) == 0
+    assert len(list((folder / "runs/road").iterdir())) == 1
+    assert Path("kept/last.ckpt").readlink() == Path("step-00000002.ckpt")
+    assert main([*start, "--checkpoint.dirpath=null", "--ckpt_path", "last"]) == 2
+    assert "run_name" in capsys.readouterr().err
 
 
 def test_validate_says_what_it_cannot_do(folder, capsys):

@@ -29,7 +29,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )  # where grading processes find the reward
 
 from kill_resume import compare, trials  # noqa: E402
+from kill_resume.announce import Target  # noqa: E402
 from kill_resume.experiments import METHODS  # noqa: E402
+from kill_resume.plans import Plan, plans  # noqa: E402
 from kill_resume.processes import adopt_orphans, forked, wait_for  # noqa: E402
 
 SHOWN = 6
@@ -74,7 +76,7 @@ def empty_store(folder: Path) -> Path:
     return folder / "mlflow.db"
 
 
-def trial(work: tuple[trials.Plan, Path, Path, bool, trials.Undisturbed]) -> trials.Result:
+def trial(work: tuple[Plan, Path, Path, bool, trials.Undisturbed]) -> trials.Result:
     """One trial, in a process that is single-threaded."""
     plan, folder, store, upload, truth = work
     adopt_orphans()
@@ -90,10 +92,10 @@ def all_trials(given: argparse.Namespace, folder: Path) -> list[trials.Result]:
         home = folder / method
         trials.prepare(home / "undisturbed", method, store, upload=upload)
         truth = trials.undisturbed(home / "undisturbed", method, console=given.console)
-        print(f"{method}: undisturbed in {truth.run_s:.1f} s; to be equal: {size(truth)}", flush=True)
+        print(f"{method}: undisturbed in {truth.timing.run_s:.1f} s; to be equal: {size(truth)}", flush=True)
         if again := compare.repeated(truth.tracked):
             print(f"      logged more than once at a step, undisturbed: {', '.join(again)}")
-        for plan in trials.plans(method, given.trials, truth, draw):
+        for plan in plans(method, given.trials, truth.timing, draw):
             work.append((plan, home / f"{plan.number:03d}", store, upload, truth))
     results = []
     with multiprocessing.get_context("fork").Pool(given.jobs) as pool:
@@ -114,9 +116,7 @@ def tell(result: trials.Result) -> None:
     """One line while the trials go on, and what differs."""
     plan, found = result.plan, result.differences
     kills = ", ".join(
-        f"{k.phase} {k.occurrence} +{k.delay_s * 1000:.0f} ms"
-        if isinstance(k, trials.Target)
-        else f"{k:.1f} s"
+        f"{k.phase} {k.occurrence} +{k.delay_s * 1000:.0f} ms" if isinstance(k, Target) else f"{k:.1f} s"
         for k in plan.kills
     )
     verdict = "equal" if not found else f"{len(found)} DIFFERENCES in {result.folder}"

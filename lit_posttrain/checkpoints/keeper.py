@@ -306,6 +306,8 @@ class CheckpointKeeper(Checkpoint):
             )
         if self._resumed:
             self.shelf.drop_missing()
+            if trainer.is_global_zero:  # a run that was killed between a save and what follows it
+                self.shelf.delete_others(trainer.global_step)
         self.shelf.saved, self.shelf.scores = trainer.strategy.broadcast(self.shelf.books())
         self._is_settled = True
 
@@ -362,7 +364,7 @@ class Shelf:
             self._link(LAST, name)
             if self.scores:
                 self._link(BEST, max(self.scores, key=lambda other: self.scores[other]))
-            self._delete_others(int(STEP.fullmatch(name)[1]))  # type: ignore[index]
+            self.delete_others(int(STEP.fullmatch(name)[1]))  # type: ignore[index]
         except OSError as error:
             return error
         except folder.Damaged as error:
@@ -380,7 +382,7 @@ class Shelf:
         os.replace(temporary, self.folder / link)
         _sync(self.folder)
 
-    def _delete_others(self, step: int) -> None:
+    def delete_others(self, step: int) -> None:
         """Deletes what is not kept; what lies ahead, of an attempt that came further, stays until it is passed."""
         for name, found in steps_in(self.folder).items():
             if name not in self.saved and found <= step:

@@ -54,7 +54,7 @@ class RunState(pl.Callback):
     ) -> None:
         """Gives the loggers their run back; random states wait until training starts."""
         self._restored = checkpoint.get("run_state")
-        if self._restored is not None and trainer.state.fn == TrainerFn.FITTING:
+        if self._restored is not None:
             restore_loggers(trainer.loggers, self._restored["loggers"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -50,6 +50,7 @@ class ComputeMeter(Callback):
         self._finished: tuple[int, dict[Phase, Spent]] = (0, {})
         self._before_validation: Spent | None = None
         self._in_step = False
+        self._logged: tuple[int, float] | None = None
 
     def axes(self) -> dict[str, float]:
         """The compute at this moment by every axis, as `scurve/*`; collective: all ranks must call it."""
@@ -89,7 +90,7 @@ class ComputeMeter(Callback):
         self._device_type = device_type(self._root_device)
         self._replicas = Ranks.of(trainer).replicas
         self._take_over(trainer)
-        self._evaluation_before = self._ledger.spent[Phase.EVALUATION].seconds
+        self._evaluation_before = self._evaluation_s
         self._since = time.perf_counter()
         self._note(trainer)
 
@@ -125,8 +126,9 @@ class ComputeMeter(Callback):
             self._before_validation = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the last figures and stops the clock."""
-        self._log(trainer)
+        """Logs the last figures, if anything was done since they were logged, and stops the clock."""
+        if self._logged != (trainer.global_step, self._evaluation_s):
+            self._log(trainer)
         self._carried = self._clocks()
         self._since = None
 
@@ -147,7 +149,10 @@ class ComputeMeter(Callback):
             return self._restored
         totals = self._totals()
         books = {phase.value: dict(vars(spent)) for phase, spent in axes.unflatten(totals).items()}
-        return {**{name: totals[name] for name in CLOCKS}, "ledger": books, "device_type": self._device_type}
+        step, evaluation_s = self._logged or (-1, 0.0)
+        state = {"ledger": books, "device_type": self._device_type}
+        state["logged_step"] = step if evaluation_s == self._evaluation_s else -1
+        return {name: totals[name] for name in CLOCKS} | state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the totals until training starts."""
@@ -173,13 +178,18 @@ class ComputeMeter(Callback):
             self._carried["wall_seconds"] *= trainer.world_size
         else:
             self._ledger.load_state_dict(Ledger().state_dict())
+        self._logged = (restored["logged_step"], self._evaluation_s)
+
+    @property
+    def _evaluation_s(self) -> float:
+        return self._ledger.spent[Phase.EVALUATION].seconds
 
     def _clocks(self) -> dict[str, float]:
         """This rank's clocks."""
         if self._since is None:
             return dict(self._carried)
         wall = time.perf_counter() - self._since
-        active = wall - (self._ledger.spent[Phase.EVALUATION].seconds - self._evaluation_before)
+        active = wall - (self._evaluation_s - self._evaluation_before)
         factor = 1.0 if self.device_factor is None else self.device_factor
         passed = {"device_seconds": active * factor, "active_seconds": active, "wall_seconds": wall}
         return {name: before + passed[name] for name, before in self._carried.items()}
@@ -215,6 +225,7 @@ class ComputeMeter(Callback):
 
     def _log(self, trainer: Trainer) -> None:
         figures = {known(name): value for name, value in self.figures().items()}
+        self._logged = (trainer.global_step, self._evaluation_s)
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics(figures, step=trainer.global_step)

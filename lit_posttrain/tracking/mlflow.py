@@ -143,7 +143,7 @@ class JournaledMLflowLogger(Logger):
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *_: Any, **__: Any) -> None:
         """Logs parameters; nested ones get names with dots."""
         given = vars(params) if isinstance(params, Namespace) else params
-        values = {n: redaction.by_shape(str(v)) for n, v in flat(redaction.in_mapping(given)).items()}
+        values = {n: redaction.by_shape(shown(v)) for n, v in flat(redaction.in_mapping(given)).items()}
         self._hold_or_append(lambda _: {"kind": "params", "values": values})
 
     @rank_zero_only
@@ -288,6 +288,13 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[name] = inner
     return result
+
+
+def shown(value: Any) -> str:
+    """A parameter as text: functions and classes by their names, which are the same in every process."""
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return str(value)
 
 
 def _absolute(uri: str) -> str:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kill_resume.announce import EVENTS
 from kill_resume.experiments import FOLDER
 
@@ -60,12 +58,9 @@ def segments(folder: Path) -> list[Segment]:
 
 def checkpoint(path: Path) -> dict[str, Any]:
     """All that a checkpoint holds."""
-    path = path.resolve()
-    if path.is_file():
-        return torch.load(path, weights_only=True)
     from lit_posttrain.checkpoints import folder
 
-    return folder.read(path)
+    return folder.read(path.resolve())
 
 
 def tracked(folder: Path) -> Tracked:

@@ -1,7 +1,6 @@
 """One trial: start a run, kill it once or twice, resume it to its end, and compare it with the undisturbed one."""
 
 import json
-import random
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import yaml
 from kill_resume import compare, evidence
 from kill_resume.announce import Target
 from kill_resume.experiments import FOLDER, config
+from kill_resume.plans import Plan, Timing
 from kill_resume.processes import (
     PHASES,
     Ended,
@@ -27,33 +27,6 @@ from kill_resume.processes import (
 COMMAND = ["fit", "--config", "config.yaml", "--allow-class-path", "kill_resume"]
 RESUME = ["--ckpt_path", "last"]
 SIGKILLED = -9
-TWICE = 3
-"""Every so many trials are killed twice."""
-SECOND = 0.3
-"""The second kill comes within this part of the occurrences of a whole run, as less is left to run."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What becomes of the processes of a trial in turn, before one is let live.
-
-    `kills` are targets, or seconds after the start where the console command is run.
-    """
-
-    method: str
-    number: int
-    kills: tuple[Target | float, ...]
-
-    @property
-    def console(self) -> bool:
-        """Whether the console command is run, which announces nothing."""
-        return isinstance(self.kills[0], float)
-
-    @property
-    def title(self) -> str:
-        """The phase of the first kill."""
-        first = self.kills[0]
-        return first.phase if isinstance(first, Target) else "any moment"
 
 
 @dataclass(frozen=True)
@@ -64,9 +37,7 @@ class Undisturbed:
     saved: list[str]
     segment: evidence.Segment
     tracked: evidence.Tracked
-    counts: dict[str, int]
-    mean_s: dict[str, float]
-    run_s: float
+    timing: Timing
 
 
 @dataclass(frozen=True)
@@ -115,36 +86,10 @@ def undisturbed(folder: Path, method: str, *, console: bool) -> Undisturbed:
         saved=evidence.saved(folder),
         segment=(evidence.segments(folder) or [evidence.Segment()])[0],
         tracked=evidence.tracked(folder),
-        counts=counts,
-        mean_s={phase: seconds / counts[phase] for phase, seconds in found["seconds"].items()},
-        run_s=ended.seconds,
+        timing=Timing(
+            counts, {phase: s / counts[phase] for phase, s in found["seconds"].items()}, ended.seconds
+        ),
     )
-
-
-def plans(method: str, number: int, truth: Undisturbed, draw: random.Random) -> Iterator[Plan]:
-    """So many trials, spread over all phases; every third run is killed twice."""
-    phases = sorted(truth.counts)
-    draw.shuffle(phases)
-    for index in range(number):
-        twice = index % TWICE == TWICE - 1
-        if not phases:
-            yield Plan(method, index, tuple(moment(truth, draw) for _ in range(1 + twice)))
-            continue
-        kills = [target(phases[index % len(phases)], truth, draw)]
-        if twice:
-            kills.append(target(draw.choice(["start", "checkpoint: read", *phases]), truth, draw, SECOND))
-        yield Plan(method, index, tuple(kills))
-
-
-def target(phase: str, truth: Undisturbed, draw: random.Random, part: float = 1.0) -> Target:
-    """A random occurrence in the first `part` of a phase's, and a random moment within it."""
-    most = max(1, round(part * truth.counts.get(phase, 8)))
-    return Target(phase, draw.randint(1, most), draw.uniform(0, truth.mean_s.get(phase, 0.0)))
-
-
-def moment(truth: Undisturbed, draw: random.Random) -> float:
-    """A random moment of a run by the console command."""
-    return draw.uniform(0.2, 1.0) * truth.run_s
 
 
 def run(plan: Plan, folder: Path, truth: Undisturbed) -> Result:
