@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from torch import distributed
 
-from lit_posttrain.checkpoints import folder
+from lit_posttrain.checkpoints import manifest
 from lit_posttrain.errors import InputError
 
 T = TypeVar("T")
@@ -42,7 +42,8 @@ def _told(problem: Exception | None) -> Told | None:
     if isinstance(problem, OSError):
         return OSError, problem.errno or 0, f"{problem.strerror or problem}"
     kind = next(
-        (kind for kind in (folder.Damaged, InputError, TypeError) if isinstance(problem, kind)), RuntimeError
+        (kind for kind in (manifest.Damaged, InputError, TypeError) if isinstance(problem, kind)),
+        RuntimeError,
     )
     return kind, 0, f"{problem}" if kind is not RuntimeError else f"{type(problem).__name__}: {problem}"
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
-from lit_posttrain.checkpoints import folder
+from lit_posttrain.checkpoints import folder, recovery
 
 
 @dataclass
@@ -50,7 +50,7 @@ class FolderIO(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Reads the folder, or the newest before it that is whole, with a warning (see `folder.usable`).
+        """Reads the folder, or the newest before it that is whole, with a warning (see `recovery.usable`).
 
         Args:
             path: The folder, or a link to it.
@@ -63,7 +63,7 @@ class FolderIO(CheckpointIO):
         """
         if map_location is not None and not isinstance(map_location, str | torch.device):
             raise TypeError(f"map_location must be a device or None, got {map_location!r}")
-        return folder.first_sound(Path(path), lambda found: folder.read(found, map_location or "cpu"))[1]
+        return recovery.first_sound(Path(path), lambda found: folder.read(found, map_location or "cpu"))[1]
 
     def remove_checkpoint(self, path: Any) -> None:
         """Removes the folder, or the link."""

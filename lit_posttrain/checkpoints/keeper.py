@@ -1,13 +1,11 @@
 """Which checkpoints a run writes, keeps, names best and last, and goes on from."""
 
-import json
 import logging
 import math
 import os
-import re
 import secrets
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lit_posttrain.checkpoints import folder
+from lit_posttrain.checkpoints import recovery
 from lit_posttrain.checkpoints.io import FolderIO, SaveOutcome
 from lit_posttrain.checkpoints.run_state import (
     FitLoop,
@@ -26,15 +24,22 @@ from lit_posttrain.checkpoints.run_state import (
     logger_states,
     restore_loggers,
 )
+from lit_posttrain.checkpoints.shelf import (
+    BEST,
+    LAST,
+    Shelf,
+    name_of,
+    not_ours,
+    read_run,
+    steps_in,
+    write_run,
+)
 from lit_posttrain.checkpoints.strategy import ShardedStrategy
 from lit_posttrain.errors import InputError
 from lit_posttrain.interruption import Interrupted
 from lit_posttrain.ranks import anywhere
 
 log = logging.getLogger(__name__)
-
-LAST, BEST, RUN = "last.ckpt", "best.ckpt", "run.json"
-STEP = re.compile(r"step-(\d+)\.ckpt")
 
 
 class CheckpointKeeper(Checkpoint):
@@ -118,7 +123,7 @@ class CheckpointKeeper(Checkpoint):
     def start_over(self, trainer: Trainer) -> None:
         """Begins at the untrained network, in the tracked run of an attempt that left no checkpoint."""
         where = self._folder_by_name(trainer)
-        begun = _read_run(where) if where is not None else None
+        begun = read_run(where) if where is not None else None
         if begun is not None:
             self.run_uid = begun["run_uid"]
             restore_loggers(trainer.loggers, begun["loggers"])
@@ -131,7 +136,7 @@ class CheckpointKeeper(Checkpoint):
         """
         where = self._folder_by_name(trainer)
         if where is not None and any(where.glob("*.ckpt")):
-            raise InputError(_not_ours(where))
+            raise InputError(not_ours(where))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lets the trainer read and write folders, and leave its loop between steps."""
@@ -300,10 +305,8 @@ class CheckpointKeeper(Checkpoint):
             raise InputError(problem)
         self.shelf.folder = Path(where)
         if trainer.is_global_zero and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
-            folder.sweep(self.shelf.folder)
-            _write_run(
-                self.shelf.folder, {"run_uid": self.run_uid, "loggers": logger_states(trainer.loggers)}
-            )
+            recovery.sweep(self.shelf.folder)
+            write_run(self.shelf.folder, {"run_uid": self.run_uid, "loggers": logger_states(trainer.loggers)})
         if self._resumed:
             self.shelf.drop_missing()
             if trainer.is_global_zero:  # a run that was killed between a save and what follows it
@@ -312,12 +315,12 @@ class CheckpointKeeper(Checkpoint):
         self._is_settled = True
 
     def _problem(self, trainer: Trainer, where: Path) -> str:
-        begun = _read_run(where)
+        begun = read_run(where)
         from_here = (
             trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent.resolve() == where.resolve()
         )
         ours = self._resumed and (from_here if begun is None else begun["run_uid"] == self.run_uid)
-        return "" if ours or not any(where.glob("*.ckpt")) else _not_ours(where)
+        return "" if ours or not any(where.glob("*.ckpt")) else not_ours(where)
 
     def _folder_by_name(self, trainer: Trainer) -> Path | None:
         """The folder that settings alone tell; None where a run is named anew each time."""
@@ -326,89 +329,6 @@ class CheckpointKeeper(Checkpoint):
         if not trainer.loggers or getattr(trainer.loggers[0], "has_lasting_name", False):
             return _folder_of_logger(trainer)
         return None
-
-
-class Shelf:
-    """The checkpoints of one run in their folder: `saved` names from old to new, `scores` of some (more is better)."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.saved: list[str] = []
-        self.scores: dict[str, float] = {}
-
-    def books(self) -> tuple[list[str], dict[str, float]]:
-        """Copies of names and scores."""
-        return list(self.saved), dict(self.scores)
-
-    def path_of(self, link: str) -> str:
-        """The path of a link; empty if it is not there."""
-        path = self.folder / link
-        return str(path) if self.folder.name and path.is_symlink() else ""
-
-    def put(self, name: str, score: float | None, keep_last: int, best: int) -> None:
-        """Notes a checkpoint, and forgets those that need not be kept beside it; of equals the older is better."""
-        self.saved = [*(other for other in self.saved if other != name), name]
-        if score is not None and best:
-            self.scores[name] = score
-        ranked = sorted(
-            (other for other in self.saved if other in self.scores), key=lambda n: -self.scores[n]
-        )
-        kept = {*self.saved[-keep_last:], *ranked[:best]}
-        self.saved = [other for other in self.saved if other in kept]
-        self.scores = {other: self.scores[other] for other in ranked if other in kept}
-
-    def settle(self, name: str) -> OSError | None:
-        """Verifies a new checkpoint, moves the links, deletes what is not kept; the error that it met, if any."""
-        try:
-            folder.verify(self.folder / name)
-            self._link(LAST, name)
-            if self.scores:
-                self._link(BEST, max(self.scores, key=lambda other: self.scores[other]))
-            self.delete_others(int(STEP.fullmatch(name)[1]))  # type: ignore[index]
-        except OSError as error:
-            return error
-        except folder.Damaged as error:
-            return OSError(str(error))
-        return None
-
-    def drop_missing(self) -> None:
-        """Forgets checkpoints that are not in the folder, or not whole by manifest and sizes."""
-        self.saved = [name for name in self.saved if is_whole(self.folder / name)]
-        self.scores = {name: score for name, score in self.scores.items() if name in self.saved}
-
-    def _link(self, link: str, name: str) -> None:
-        temporary = self.folder / f".{link}.tmp-{secrets.token_hex(8)}"
-        os.symlink(name, temporary)
-        os.replace(temporary, self.folder / link)
-        _sync(self.folder)
-
-    def delete_others(self, step: int) -> None:
-        """Deletes what is not kept; what lies ahead, of an attempt that came further, stays until it is passed."""
-        for name, found in steps_in(self.folder).items():
-            if name not in self.saved and found <= step:
-                folder.remove(self.folder / name)
-        if not self.scores and (self.folder / BEST).is_symlink() and not (self.folder / BEST).exists():
-            (self.folder / BEST).unlink()
-
-
-def name_of(step: int) -> str:
-    """What the checkpoint of a step is called."""
-    return f"step-{step:08d}.ckpt"
-
-
-def steps_in(where: Path) -> dict[str, int]:
-    """The steps of all checkpoints in a folder, by name."""
-    found = {path.name: STEP.fullmatch(path.name) for path in where.glob("step-*.ckpt")}
-    return {name: int(match[1]) for name, match in found.items() if match}
-
-
-def is_whole(path: Path) -> bool:
-    """Whether all files of a checkpoint are there with their sizes; their content is not looked at."""
-    try:
-        files = folder.manifest_of(path).files
-        return all((path / name).stat().st_size == entry.size for name, entry in files.items())
-    except (InputError, OSError):
-        return False
 
 
 def use_folders(trainer: Trainer) -> None:
@@ -443,40 +363,3 @@ def _folder_of_logger(trainer: Trainer) -> Path:
 def _check(name: str, value: int, least: int) -> None:
     if value < least:
         raise InputError(f"checkpoint.{name} is {value}; it must be {least} or more")
-
-
-def _not_ours(where: Path) -> str:
-    names: Sequence[str] = sorted(path.name for path in where.glob("*.ckpt"))
-    return (
-        f"{where} holds checkpoints of an earlier run ({names[-1]}), which would be mixed with those of this one. "
-        "Go on with that run (--ckpt_path last), or give another checkpoint.dirpath, or remove the folder"
-    )
-
-
-def _read_run(where: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((where / RUN).read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _write_run(where: Path, content: Mapping[str, Any]) -> None:
-    """Notes whose checkpoints the folder will hold, before there are any."""
-    if _read_run(where) == content:
-        return
-    where.mkdir(parents=True, exist_ok=True)
-    temporary = where / f".{RUN}.tmp-{secrets.token_hex(8)}"
-    with temporary.open("w") as file:
-        file.write(json.dumps(content, indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(where / RUN)
-    _sync(where)
-
-
-def _sync(where: Path) -> None:
-    descriptor = os.open(where, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, distributed
 
-from lit_posttrain.checkpoints import folder
+from lit_posttrain.checkpoints import folder, hashed_files, manifest
 from lit_posttrain.checkpoints.boxes import Box, box_of, local
 from lit_posttrain.checkpoints.encoding import join, parse, render
 from lit_posttrain.errors import InputError
@@ -126,7 +126,7 @@ def size_of(entries: Mapping[str, Entry]) -> int:
 
 def write(
     path: Path, tensors: Mapping[str, Tensor], entries: Mapping[str, Entry], rank: int
-) -> dict[str, folder.FileEntry]:
+) -> dict[str, manifest.FileEntry]:
     """Writes what this process gives, one tensor after the other; returns its file, if it has any.
 
     Raises:
@@ -142,7 +142,7 @@ def write(
     if not keys:
         return {}
     name = file_of(rank)
-    return {name: folder.write_tensors(path / name, {key: local(tensors[key]) for key in keys})}
+    return {name: hashed_files.write_tensors(path / name, {key: local(tensors[key]) for key in keys})}
 
 
 def collect(tensors: Mapping[str, Tensor], entries: Mapping[str, Entry], rank: int) -> dict[str, Tensor]:
@@ -174,11 +174,11 @@ def _send(mine: Tensor, piece: Piece, rank: int, result: Tensor | None) -> None:
     result[piece.box.within(Box.whole(result.shape))] = block.to("cpu")
 
 
-def write_index(path: Path, entries: Mapping[str, Entry]) -> dict[str, folder.FileEntry]:
+def write_index(path: Path, entries: Mapping[str, Entry]) -> dict[str, manifest.FileEntry]:
     """Writes the index of a plan; returns its file."""
     tensors = {name: _jsonable(entry) for name, entry in entries.items()}
     (path / INDEX).write_bytes(render({"version": VERSION, "tensors": tensors}))
-    return {INDEX: folder.seal(path / INDEX)}
+    return {INDEX: hashed_files.seal(path / INDEX)}
 
 
 def _jsonable(entry: Entry) -> dict[str, Any]:
@@ -201,9 +201,9 @@ def read_index(path: Path) -> dict[str, Entry]:
             raise ValueError(f"has version {content['version']}; this program reads {VERSION}")
         return {name: _entry(stored) for name, stored in content["tensors"].items()}
     except OSError as error:
-        raise folder.Damaged(f"{file} cannot be read: {error.strerror}") from error
+        raise manifest.Damaged(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise folder.Damaged(f"{file} is damaged: {error}") from error
+        raise manifest.Damaged(f"{file} is damaged: {error}") from error
 
 
 def _entry(stored: Mapping[str, Any]) -> Entry:
@@ -266,7 +266,7 @@ class Store:
                 result[common.within(wanted)] = stored[common.within(piece.box)]
                 found += common.elements
         if found != wanted.elements:
-            raise folder.Damaged(
+            raise manifest.Damaged(
                 f"{self.path} holds {found} of {wanted.elements} numbers asked for of {name}"
             )
         return result
@@ -340,7 +340,7 @@ def insert(rest: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any
                 number, key, parameter = place.split("/", 2)
                 rest[kind][int(number)]["state"][parameter][key] = tensor
         except (KeyError, ValueError, IndexError) as error:
-            raise folder.Damaged(f"the checkpoint has tensors of {name}, but no place for them") from error
+            raise manifest.Damaged(f"the checkpoint has tensors of {name}, but no place for them") from error
     return rest
 
 
@@ -350,11 +350,11 @@ def outline(path: Path) -> tuple[dict[str, Any], Store]:
     Raises:
         Damaged: if it is not as it was written. Of the files of weights only the headers are looked at.
     """
-    if folder.manifest_of(path).kind == folder.SHARDED:
+    if manifest.manifest_of(path).kind == manifest.SHARDED:
         store = Store(path)
         return insert(folder.read_state(path), store.outlines), store
-    store = Store(path, index_of_file(path, folder.TENSORS))
-    stored = parse((path / folder.STATE).read_bytes())
+    store = Store(path, index_of_file(path, manifest.TENSORS))
+    stored = parse((path / manifest.STATE).read_bytes())
     weights = {id(tensor) for tensor in separate(join(stored, store.outlines))[1].values()}
     tensors = {
         name: tensor if id(tensor) in weights else store.read(name) for name, tensor in store.outlines.items()

@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import Optimizer
 
-from lit_posttrain.checkpoints import boxes, folder, sharded
+from lit_posttrain.checkpoints import boxes, folder, hashed_files, manifest, recovery, sharded
 from lit_posttrain.checkpoints.agreement import rank, together
 from lit_posttrain.checkpoints.encoding import render, split
 from lit_posttrain.checkpoints.io import SaveOutcome
@@ -166,13 +166,13 @@ class ShardedStrategy(ModelParallelStrategy):
         """A checkpoint of either form; weights and optimiser states without values (meta device); collective.
 
         Args:
-            checkpoint_path: The folder or a link to it; process 0 chooses for all (see `folder.usable`).
+            checkpoint_path: The folder or a link to it; process 0 chooses for all (see `recovery.usable`).
             weights_only: Makes no difference: only plain values and tensors are ever read.
 
         Raises:
             InputError: if there is no checkpoint that can be used.
         """
-        found = together(lambda: str(folder.usable(Path(checkpoint_path))) if rank() == 0 else "")[0]
+        found = together(lambda: str(recovery.usable(Path(checkpoint_path))) if rank() == 0 else "")[0]
         read: list[tuple[dict[str, Any], sharded.Store]] = []
         together(lambda: read.append(sharded.outline(Path(found))))
         content, self._store = read[0]
@@ -300,19 +300,19 @@ def _finish(
     path: Path,
     rest: Mapping[str, Any],
     entries: Mapping[str, sharded.Entry],
-    files: dict[str, folder.FileEntry],
+    files: dict[str, manifest.FileEntry],
 ) -> None:
     """Writes what is not divided, the index and the manifest, and puts the folder in its place."""
     stored, tensors = split(rest)
-    (temp / folder.STATE).write_bytes(render(stored))
-    files |= {folder.STATE: folder.seal(temp / folder.STATE)}
-    files |= {folder.TENSORS: folder.write_tensors(temp / folder.TENSORS, tensors)}
+    (temp / manifest.STATE).write_bytes(render(stored))
+    files |= {manifest.STATE: hashed_files.seal(temp / manifest.STATE)}
+    files |= {manifest.TENSORS: hashed_files.write_tensors(temp / manifest.TENSORS, tensors)}
     files |= sharded.write_index(temp, entries)
     step, world = (
         int(rest.get("global_step", 0)),
         distributed.get_world_size() if distributed.is_initialized() else 1,
     )
-    folder.publish(temp, path, folder.Manifest(folder.SHARDED, step, world, files))
+    folder.publish(temp, path, manifest.Manifest(manifest.SHARDED, step, world, files))
 
 
 def _inner(optimizer: Optimizer) -> Optimizer:

@@ -25,7 +25,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
-from lit_posttrain.checkpoints import folder, sharded
+from lit_posttrain.checkpoints import folder, manifest, sharded
 from lit_posttrain.checkpoints.agreement import together
 from lit_posttrain.checkpoints.io import SaveOutcome
 from lit_posttrain.checkpoints.strategy import ShardedStrategy
@@ -333,7 +333,7 @@ class Checks:
             for name, t in tensors.items()
         }
         equal(sharded.assemble(path), expected)
-        stored = sum(entry.size for name, entry in folder.manifest_of(path).files.items() if "rank" in name)
+        stored = sum(entry.size for name, entry in manifest.manifest_of(path).files.items() if "rank" in name)
         assert stored < 5 * 15 * 4 + 15 * 2 + 1200  # the headers take less than 1200
         partial = DTensor.from_local(numbers, mesh["tensor_parallel"], [torch.distributed.tensor.Partial()])
         with pytest.raises(InputError, match="cannot be stored"):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from writer_process import assert_same
 
 from lit_posttrain.checkpoints.encoding import DEEPEST, join, parse, render, split
-from lit_posttrain.checkpoints.folder import read_tensors, write_tensors
+from lit_posttrain.checkpoints.hashed_files import read_tensors, write_tensors
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.float8_e8m0fnu),

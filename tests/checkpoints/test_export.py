@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_posttrain import cli
 from lit_posttrain.batches import Request, SampleKey, Sampling, TokenBatch
-from lit_posttrain.checkpoints import folder
+from lit_posttrain.checkpoints import folder, manifest
 from lit_posttrain.checkpoints.export import export
 from lit_posttrain.checkpoints.strategy import ShardedStrategy
 from lit_posttrain.errors import InputError
@@ -271,7 +271,7 @@ def test_the_sharded_form_gives_the_same_folder(trained, lora):
     made = trained(TIED, lora=lora)
     content = folder.read(made.path)
     ShardedStrategy().save_checkpoint(content, made.folder / "sharded.ckpt")
-    assert folder.verify(made.folder / "sharded.ckpt").kind == folder.SHARDED
+    assert folder.verify(made.folder / "sharded.ckpt").kind == manifest.SHARDED
     export(made.path, made.output)
     export(made.folder / "sharded.ckpt", made.folder / "second")
     for file in made.output.iterdir():

@@ -17,9 +17,11 @@ import torch
 import writer_process
 from writer_process import assert_same, content, shimmed
 
-from lit_posttrain.checkpoints import folder
-from lit_posttrain.checkpoints.folder import Damaged, read, sweep, usable, verify, write
+from lit_posttrain.checkpoints import folder, manifest
+from lit_posttrain.checkpoints.folder import read, verify, write
 from lit_posttrain.checkpoints.io import FolderIO, SaveOutcome
+from lit_posttrain.checkpoints.manifest import Damaged
+from lit_posttrain.checkpoints.recovery import sweep, usable
 
 FILES = ("manifest.json", "state.json", "tensors.safetensors")
 OLD, NEW = content(5), content(10)
@@ -79,7 +81,7 @@ def test_every_byte_of_the_manifest(two):
         damaged[at] ^= 1 << at % 8
         file.write_bytes(damaged)
         with pytest.raises(Damaged):
-            folder.manifest_of(file.parent)
+            manifest.manifest_of(file.parent)
 
 
 @pytest.mark.parametrize("name", FILES)

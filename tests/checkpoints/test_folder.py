@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 from writer_process import assert_same, content
 
-from lit_posttrain.checkpoints import folder
-from lit_posttrain.checkpoints.folder import Damaged, FileEntry, Manifest
+from lit_posttrain.checkpoints import folder, hashed_files, manifest, recovery
 from lit_posttrain.checkpoints.io import FolderIO
+from lit_posttrain.checkpoints.manifest import Damaged, FileEntry, Manifest
 from lit_posttrain.errors import InputError
 
 
@@ -42,7 +42,7 @@ def test_the_folder_and_its_manifest(saved):
         data = (saved / name).read_bytes()
         assert manifest["files"][name] == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     told = folder.verify(saved)
-    assert told == folder.manifest_of(saved)
+    assert told == manifest.manifest_of(saved)
     assert told.files["state.json"] == FileEntry(**manifest["files"]["state.json"])
     assert oct(saved.stat().st_mode & 0o777) == oct(0o777 & ~umask())
 
@@ -116,7 +116,7 @@ def test_pickles_and_other_files_are_refused(tmp_path):
             folder.read,
             folder.read_state,
             folder.verify,
-            folder.usable,
+            recovery.usable,
             FolderIO().load_checkpoint,
         ):
             with pytest.raises(InputError, match=r"never are: export") as refused:
@@ -128,7 +128,7 @@ def test_a_newer_form_is_refused_and_nothing_takes_its_place(saved):
     folder.write(saved.with_name("step-4.ckpt"), content(4))
     file = saved / "manifest.json"
     file.write_text(sealed(json.loads(file.read_text()) | {"schema": 2, "more": []}))
-    for action in (folder.read, folder.verify, folder.usable):
+    for action in (folder.read, folder.verify, recovery.usable):
         with pytest.raises(InputError, match="newer lit-posttrain") as refused:
             action(saved)
         assert type(refused.value) is InputError
@@ -159,7 +159,7 @@ def test_a_manifest_with_anything_else_is_damaged(saved, change):
         change = {"files": manifest["files"] | change["files"]}
     file.write_text(sealed(manifest | change))
     with pytest.raises(Damaged, match=r"manifest\.json"):
-        folder.manifest_of(saved)
+        manifest.manifest_of(saved)
 
 
 @pytest.mark.parametrize("state", [[], "text", {"$set": []}, {"a": {"$tensor": "none"}}, {"$tuple": []}])
@@ -193,7 +193,7 @@ def test_a_tensor_file_of_another_form_is_damaged(tmp_path, header):
         data = length.to_bytes(8, "little") + header + bytes(4)
         (tmp_path / "t").write_bytes(data)
         with pytest.raises(Damaged):
-            folder.read_tensors(tmp_path / "t", FileEntry(len(data), hashlib.sha256(data).hexdigest()))
+            hashed_files.read_tensors(tmp_path / "t", FileEntry(len(data), hashlib.sha256(data).hexdigest()))
 
 
 def steps(parent, *numbers):
@@ -208,8 +208,8 @@ def named(parent, number):
 def test_usable_is_the_one_asked_for_when_it_is_whole(tmp_path):
     steps(tmp_path, 1, 2, 3)
     (tmp_path / "last.ckpt").symlink_to(named(tmp_path, 2).name)
-    assert folder.usable(tmp_path / "last.ckpt") == named(tmp_path, 2)
-    assert folder.usable(named(tmp_path, 1)) == named(tmp_path, 1)
+    assert recovery.usable(tmp_path / "last.ckpt") == named(tmp_path, 2)
+    assert recovery.usable(named(tmp_path, 1)) == named(tmp_path, 1)
 
 
 def test_usable_steps_back_to_the_newest_that_is_whole_and_never_forward(tmp_path):
@@ -219,28 +219,28 @@ def test_usable_steps_back_to_the_newest_that_is_whole_and_never_forward(tmp_pat
     damage(named(tmp_path, 11))
     told = re.escape(f"{named(tmp_path, 11)}/state.json is damaged: has 2 bytes")
     with pytest.warns(UserWarning, match=f"{told}.*; {re.escape(str(named(tmp_path, 10)))} is used"):
-        assert folder.usable(tmp_path / "last.ckpt") == named(tmp_path, 10)
+        assert recovery.usable(tmp_path / "last.ckpt") == named(tmp_path, 10)
     damage(named(tmp_path, 10))
     (named(tmp_path, 9) / "tensors.safetensors").unlink()
     with pytest.warns(UserWarning, match="step-00000001.ckpt is used"):
-        assert folder.usable(tmp_path / "last.ckpt") == named(tmp_path, 1)
+        assert recovery.usable(tmp_path / "last.ckpt") == named(tmp_path, 1)
     (named(tmp_path, 11) / "manifest.json").unlink()  # now only the name tells the step
     with pytest.warns(UserWarning, match="step-00000001.ckpt is used"):
-        assert folder.usable(tmp_path / "last.ckpt") == named(tmp_path, 1)
+        assert recovery.usable(tmp_path / "last.ckpt") == named(tmp_path, 1)
     damage(named(tmp_path, 1))
     with pytest.raises(Damaged, match="no checkpoint beside it"):
-        folder.usable(tmp_path / "last.ckpt")
-    assert folder.usable(named(tmp_path, 12)) == named(tmp_path, 12)
+        recovery.usable(tmp_path / "last.ckpt")
+    assert recovery.usable(named(tmp_path, 12)) == named(tmp_path, 12)
 
 
 def test_a_link_to_nothing_steps_back_but_a_wrong_name_does_not(tmp_path):
     steps(tmp_path, 1, 3)
     (tmp_path / "last.ckpt").symlink_to(named(tmp_path, 2).name)
     with pytest.warns(UserWarning, match=r"step-00000002\.ckpt is not there; .*00000001\.ckpt is used"):
-        assert folder.usable(tmp_path / "last.ckpt") == named(tmp_path, 1)
+        assert recovery.usable(tmp_path / "last.ckpt") == named(tmp_path, 1)
     for path in (named(tmp_path, 2), tmp_path / "none" / "a.ckpt"):
         with pytest.raises(InputError, match="there is no checkpoint") as refused:
-            folder.usable(path)
+            recovery.usable(path)
         assert type(refused.value) is InputError
 
 
@@ -254,11 +254,11 @@ def test_sweep_leaves_what_lives_and_what_is_not_ours(saved):
     for made in (dead, replaced, kept):
         made.mkdir()
         (made / "manifest.json").write_text("{}")
-    folder.sweep(parent)
+    recovery.sweep(parent)
     assert sorted(parent.iterdir()) == sorted([saved, living, kept])
     folder.abandon(living)
     assert sorted(parent.iterdir()) == sorted([saved, kept])
-    folder.sweep(parent / "none")
+    recovery.sweep(parent / "none")
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["half", "whole"])
@@ -273,8 +273,8 @@ def test_sweep_ends_what_a_killed_writer_began(saved, whole):
         (temp / "manifest.json").unlink()
     expected = content(6 if whole else 5)
     with pytest.warns(UserWarning, match="is not there"):
-        assert_same(folder.read(folder.usable(saved)), expected)
-    folder.sweep(saved.parent)
+        assert_same(folder.read(recovery.usable(saved)), expected)
+    recovery.sweep(saved.parent)
     assert os.listdir(saved.parent) == ["step-5.ckpt"]
     assert_same(folder.read(saved), expected)
 
@@ -286,12 +286,15 @@ def test_the_pieces_for_a_writer_of_many_processes(tmp_path):
     (temp / "shards").mkdir()
     (temp / "shards" / "a").write_text("one")
     (temp / "state.json").write_text("{}\n")
-    files = {"shards/a": folder.seal(temp / "shards" / "a"), "state.json": folder.seal(temp / "state.json")}
+    files = {
+        "shards/a": hashed_files.seal(temp / "shards" / "a"),
+        "state.json": hashed_files.seal(temp / "state.json"),
+    }
     assert files["shards/a"] == FileEntry(3, hashlib.sha256(b"one").hexdigest())
     files["tensors.safetensors"] = FileEntry(48, "0" * 64)
     with pytest.raises(Damaged, match="is not there with its 48 bytes"):
         folder.publish(temp, path, Manifest("sharded", 3, 4, files))
-    files["tensors.safetensors"] = folder.write_tensors(temp / "tensors.safetensors", {})
+    files["tensors.safetensors"] = hashed_files.write_tensors(temp / "tensors.safetensors", {})
     with pytest.raises(ValueError, match="step"):
         folder.publish(temp, path, Manifest("sharded", True, 4, files))
     folder.publish(temp, path, Manifest("sharded", 3, 4, files))
@@ -361,7 +364,7 @@ def test_lightning_saves_and_resumes_through_it(tmp_path):
     io = Keeping()
     run, weights = fitted(tmp_path, io)
     run.save_checkpoint(tmp_path / "here.ckpt")
-    assert folder.manifest_of(tmp_path / "here.ckpt").step == 3
+    assert manifest.manifest_of(tmp_path / "here.ckpt").step == 3
     assert_same(folder.read(tmp_path / "here.ckpt"), io.given)
     assert {"loops", "optimizer_states", "lr_schedulers"} <= io.given.keys()
     again, resumed = fitted(tmp_path, FolderIO(), ckpt_path=str(tmp_path / "here.ckpt"))

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tracking"))
 from scripted_run import LEARNING, Questions, ScriptedMethod, fit
 
 from lit_posttrain import interruption
-from lit_posttrain.checkpoints import folder, preemption
+from lit_posttrain.checkpoints import folder, preemption, recovery
 from lit_posttrain.checkpoints.keeper import CheckpointKeeper
 from lit_posttrain.checkpoints.preemption import Preemption, requeue
 from lit_posttrain.checkpoints.run_state import RunState
@@ -223,4 +223,4 @@ def test_a_signal_in_a_rollout_of_the_real_command(long_run):
     process.communicate(timeout=60)
     assert process.returncode == 143
     assert time.monotonic() - began < 2
-    folder.verify(folder.usable(long_run / "kept" / "last.ckpt"))
+    folder.verify(recovery.usable(long_run / "kept" / "last.ckpt"))

@@ -21,7 +21,7 @@ from torch import Tensor, distributed
 from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
-from lit_posttrain.checkpoints import boxes, folder, sharded
+from lit_posttrain.checkpoints import boxes, folder, manifest, sharded
 from lit_posttrain.checkpoints.sharded import Box, Entry, Piece, Store
 from lit_posttrain.checkpoints.strategy import ShardedStrategy
 from lit_posttrain.errors import InputError
@@ -123,7 +123,7 @@ def test_a_missing_file_or_piece_is_an_error(tmp_path: Path) -> None:
     piece = Piece(Box((0,), (2,)), "file.safetensors", "x")
     store = Store(tmp_path, {"x": Entry(torch.float32, (3,), (piece,))})
     assert store.read("x", Box((0,), (2,))).tolist() == [0, 0]
-    with pytest.raises(folder.Damaged, match="2 of 3 numbers"):
+    with pytest.raises(manifest.Damaged, match="2 of 3 numbers"):
         store.read("x")
 
 
@@ -133,9 +133,9 @@ def test_a_missing_file_or_piece_is_an_error(tmp_path: Path) -> None:
 def test_a_strange_index_is_an_error(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "shards").mkdir()
     (tmp_path / sharded.INDEX).write_bytes(text)
-    with pytest.raises(folder.Damaged):
+    with pytest.raises(manifest.Damaged):
         Store(tmp_path)
-    with pytest.raises(folder.Damaged, match="cannot be read"):
+    with pytest.raises(manifest.Damaged, match="cannot be read"):
         Store(tmp_path / "none")
 
 
@@ -155,7 +155,7 @@ def test_content_without_its_tensors_and_back() -> None:
     back = sharded.insert(rest, tensors)
     assert back["state_dict"]["a/b.weight"] is weights["a/b.weight"]
     assert back["optimizer_states"][0]["state"]["a/b.weight"]["step"] == 1
-    with pytest.raises(folder.Damaged, match="no place"):
+    with pytest.raises(manifest.Damaged, match="no place"):
         sharded.insert({"state_dict": {}}, {"optimizer_states/0/step/x": torch.ones(())})
 
 
