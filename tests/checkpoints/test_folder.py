@@ -15,11 +15,11 @@ from lit_posttrain.checkpoints.manifest import Damaged, FileEntry, Manifest
 from lit_posttrain.errors import InputError
 
 
-def sealed(manifest):
+def sealed(content):
     """The text of a manifest with its own hash, as the form has it."""
     compact = {"separators": (",", ":")}
-    bare = json.dumps(manifest | {"sha256": ""}, **compact) + "\n"
-    return json.dumps(manifest | {"sha256": hashlib.sha256(bare.encode()).hexdigest()}, **compact) + "\n"
+    bare = json.dumps(content | {"sha256": ""}, **compact) + "\n"
+    return json.dumps(content | {"sha256": hashlib.sha256(bare.encode()).hexdigest()}, **compact) + "\n"
 
 
 @pytest.fixture
@@ -35,15 +35,15 @@ def damage(path):
 def test_the_folder_and_its_manifest(saved):
     assert sorted(os.listdir(saved)) == ["manifest.json", "state.json", "tensors.safetensors"]
     text = (saved / "manifest.json").read_text()
-    manifest = json.loads(text)
-    assert text == sealed(manifest)
-    assert (manifest["schema"], manifest["kind"], manifest["step"], manifest["world"]) == (1, "single", 5, 1)
+    content = json.loads(text)
+    assert text == sealed(content)
+    assert (content["schema"], content["kind"], content["step"], content["world"]) == (1, "single", 5, 1)
     for name in ("state.json", "tensors.safetensors"):
         data = (saved / name).read_bytes()
-        assert manifest["files"][name] == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        assert content["files"][name] == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     told = folder.verify(saved)
     assert told == manifest.manifest_of(saved)
-    assert told.files["state.json"] == FileEntry(**manifest["files"]["state.json"])
+    assert told.files["state.json"] == FileEntry(**content["files"]["state.json"])
     assert oct(saved.stat().st_mode & 0o777) == oct(0o777 & ~umask())
 
 
@@ -154,10 +154,10 @@ def test_a_newer_form_is_refused_and_nothing_takes_its_place(saved):
 )
 def test_a_manifest_with_anything_else_is_damaged(saved, change):
     file = saved / "manifest.json"
-    manifest = json.loads(file.read_text())
+    content = json.loads(file.read_text())
     if len(change.get("files", ())) == 1 and "state.json" not in change["files"]:
-        change = {"files": manifest["files"] | change["files"]}
-    file.write_text(sealed(manifest | change))
+        change = {"files": content["files"] | change["files"]}
+    file.write_text(sealed(content | change))
     with pytest.raises(Damaged, match=r"manifest\.json"):
         manifest.manifest_of(saved)
 
@@ -166,9 +166,9 @@ def test_a_manifest_with_anything_else_is_damaged(saved, change):
 def test_a_state_of_another_form_is_damaged_even_with_a_right_hash(saved, state):
     data = json.dumps(state).encode()
     (saved / "state.json").write_bytes(data)
-    manifest = json.loads((saved / "manifest.json").read_text())
-    manifest["files"]["state.json"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (saved / "manifest.json").write_text(sealed(manifest))
+    content = json.loads((saved / "manifest.json").read_text())
+    content["files"]["state.json"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (saved / "manifest.json").write_text(sealed(content))
     folder.verify(saved)
     with pytest.raises(Damaged, match=r"state\.json"):
         folder.read(saved)
