@@ -54,7 +54,7 @@ def check_one_voice(folder: Path, out: str, loss: str) -> None:
 def test_lightning_starts_the_others(tmp_path, loss_of_one):
     command = [sys.executable, "-m", "lit_posttrain", *overlaid("ddp", "--trainer.devices", "2")]
     ended = subprocess.run(
-        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=90
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=400
     )
     assert ended.returncode == 0, ended.stderr
     assert "MEMBER: 1/2" in ended.stderr
@@ -79,7 +79,7 @@ def test_two_nodes_of_torchrun(tmp_path, loss_of_one):
         for _ in range(2)
     ]
     try:
-        told = [process.communicate(timeout=120) for process in processes]
+        told = [process.communicate(timeout=600) for process in processes]
     finally:
         for process in processes:
             process.kill()

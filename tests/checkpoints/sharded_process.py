@@ -98,7 +98,7 @@ class Module(pl.LightningModule):
 
 def strategy_of(module: Module, world: int, **settings: Any) -> ShardedStrategy:
     """A strategy that has joined its processes, with the module's network and optimiser."""
-    strategy = ShardedStrategy(timeout_s=40, **settings)
+    strategy = ShardedStrategy(timeout_s=300, **settings)
     strategy.accelerator = CPUAccelerator()
     strategy.parallel_devices = [torch.device("cpu")] * world
     strategy.cluster_environment = LightningEnvironment()

@@ -223,7 +223,7 @@ def killed(tmp_path_factory):
     """Folders in each of which a writer was killed, one call later each time, by the name it was to write."""
     root = tmp_path_factory.mktemp("killed")
     names = ("step-5.ckpt", "step-10.ckpt")
-    subprocess.run([sys.executable, writer_process.__file__, root, *names], check=True, timeout=100)
+    subprocess.run([sys.executable, writer_process.__file__, root, *names], check=True, timeout=400)
     folders = {name: sorted((root / name).iterdir()) for name in names}
     assert all(len(made) > 25 for made in folders.values())
     return folders

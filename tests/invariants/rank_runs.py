@@ -174,7 +174,8 @@ def main(folder: Path, rank: int, port: str) -> None:
         torch.save(result, folder / f"{strategy}-{run.name}-{rank}.pt")
     for strategy, run in product(STRATEGIES, ELASTIC):
         name = f"{strategy}-{run.name}"
-        fit(run, rollouts, save=folder / f"{name}.ckpt", devices=2, **STRATEGIES[strategy]())
+        stopped = fit(run, rollouts, save=folder / f"{name}.ckpt", devices=2, **STRATEGIES[strategy]())
+        torch.save(stopped, folder / f"at-{name}-{rank}.pt")
         one = folder / f"one-{run.name}.ckpt"
         result = fit(run, rollouts, go_on=one, micro_batches=1, devices=2, **STRATEGIES[strategy]())
         torch.save(result, folder / f"on-{name}-{rank}.pt")

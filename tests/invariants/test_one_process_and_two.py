@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import difference
+from fakes import Numbers, difference, trainer
+from transformers import AutoModelForCausalLM
 
 from lit_posttrain.batches import Experience
+from lit_posttrain.checkpoints.export import export
 from lit_posttrain.checkpoints.folder import verify
 from lit_posttrain.checkpoints.io import FolderIO
+from lit_posttrain.data import ChatData
+from lit_posttrain.methods import SFTModule
+from lit_posttrain.networks import NetworkConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rank_runs import ELASTIC, RUNS, STRATEGIES, fit, parts, record
@@ -44,7 +49,7 @@ def folder(tmp_path_factory):
         for rank in (0, 1)
     ]
     try:
-        told = [process.communicate(timeout=240)[0] for process in processes]
+        told = [process.communicate(timeout=900)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -90,6 +95,27 @@ def test_one_goes_on_where_two_stopped_and_two_where_one_did(folder, rollouts, r
     for rank in (0, 1):
         two = torch.load(folder / f"on-{strategy}-{run.name}-{rank}.pt")
         assert difference(alone, two) < TOLERANCE[run.optimizer]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("run", ELASTIC, ids=lambda run: run.name)
+def test_what_two_processes_saved_is_exported(folder, rollouts, run, strategy, tmp_path):
+    """Logits and greedy text of the exported folder are those of the network that the processes held."""
+    exported = export(folder / f"{strategy}-{run.name}.ckpt", tmp_path / "model")
+    theirs = AutoModelForCausalLM.from_pretrained(exported)
+    module, _ = parts(run, rollouts)
+    module.configure_model()
+    held = torch.load(folder / f"at-{strategy}-{run.name}-0.pt")
+    module.policy.load_state_dict({k: v for k, v in held.items() if k != "val/loss"}, strict=False)
+    ids = torch.randint(16, (3, 12), generator=torch.Generator().manual_seed(1))
+    ours = module.policy.model.eval()
+    with torch.no_grad():
+        assert (ours(ids).logits - theirs(ids).logits).abs().max() < (1e-4 if run.trained == "lora" else 1e-5)
+        greedy = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": None, "pad_token_id": 0}
+        prompt = {"input_ids": ids[:, :4], "attention_mask": torch.ones(3, 4, dtype=torch.int64)}
+        assert ours.generate(**prompt, **greedy).equal(theirs.generate(**prompt, **greedy))
+    again = SFTModule(NetworkConfig(path=str(exported)))  # a valid start of the next method
+    trainer(max_steps=1).fit(again, datamodule=ChatData(Numbers(4), validation_split=None))
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

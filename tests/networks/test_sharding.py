@@ -47,7 +47,7 @@ def outcomes(tmp_path_factory):
         for rank, file in enumerate(files)
     ]
     try:
-        told = [process.communicate(timeout=240)[0] for process in processes]
+        told = [process.communicate(timeout=900)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -26,7 +26,7 @@ def test_every_part_runs_in_miniature(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     text, _, page = ended.stdout.partition("\n# cpu\n")
