@@ -25,7 +25,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
-from lit_posttrain.checkpoints import folder, manifest, sharded
+from lit_posttrain.checkpoints import folder, hashed_files, manifest, sharded
 from lit_posttrain.checkpoints.agreement import together
 from lit_posttrain.checkpoints.io import SaveOutcome
 from lit_posttrain.checkpoints.strategy import ShardedStrategy
@@ -254,16 +254,14 @@ class Checks:
         """An error of the disk in one process is one in all; nothing is left, and they go on."""
         full = OSError(errno.ENOSPC, "No space left on device")
         for form, culprit, target in (
-            ("sharded", self.world - 1, "write_tensors"),
-            ("sharded", 0, "publish"),
-            ("sharded", 0, "begin"),
-            ("single", 0, "write"),
+            ("sharded", self.world - 1, (hashed_files, "write_tensors")),
+            ("sharded", 0, (folder, "publish")),
+            ("sharded", 0, (folder, "begin")),
+            ("single", 0, (folder, "write")),
         ):
             strategy = strategy_of(Module(seed=0), self.world, save=form)
             path = self.place / "full" / "step-1.ckpt"
-            failing = (
-                mock.patch.object(folder, target, side_effect=full) if self.rank == culprit else mock.Mock()
-            )
+            failing = mock.patch.object(*target, side_effect=full) if self.rank == culprit else mock.Mock()
             with failing if self.rank == culprit else warnings.catch_warnings():
                 outcome = SaveOutcome()
                 strategy.save_checkpoint(content_of(strategy), path, outcome)
