@@ -50,7 +50,7 @@ class ComputeMeter(Callback):
         self._finished: tuple[int, dict[Phase, Spent]] = (0, {})
         self._before_validation: Spent | None = None
         self._in_step = False
-        self._logged: tuple[int, float] | None = None
+        self._logged_step = -1
 
     def axes(self) -> dict[str, float]:
         """The compute at this moment by every axis, as `scurve/*`; collective: all ranks must call it."""
@@ -104,13 +104,13 @@ class ComputeMeter(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Ends the update, and logs at the trainer's interval."""
+        """Ends the update, and logs at the trainer's interval; the last step is logged at the end."""
         self._end()
         stepped = trainer.global_step != self._finished[0]
         if stepped:
             self._note(trainer)
         interval: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if stepped and trainer.global_step % interval == 0:
+        if stepped and trainer.global_step % interval == 0 and not ends_here(trainer):
             self._log(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -126,8 +126,8 @@ class ComputeMeter(Callback):
             self._before_validation = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the last figures, if anything was done since they were logged, and stops the clock."""
-        if self._logged != (trainer.global_step, self._evaluation_s):
+        """Logs the last step, once, with the evaluation that ended it, and stops the clock."""
+        if self._logged_step != trainer.global_step:
             self._log(trainer)
         self._carried = self._clocks()
         self._since = None
@@ -149,9 +149,8 @@ class ComputeMeter(Callback):
             return self._restored
         totals = self._totals()
         books = {phase.value: dict(vars(spent)) for phase, spent in axes.unflatten(totals).items()}
-        step, evaluation_s = self._logged or (-1, 0.0)
         state = {"ledger": books, "device_type": self._device_type}
-        state["logged_step"] = step if evaluation_s == self._evaluation_s else -1
+        state["logged_step"] = self._logged_step
         return {name: totals[name] for name in CLOCKS} | state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -178,7 +177,7 @@ class ComputeMeter(Callback):
             self._carried["wall_seconds"] *= trainer.world_size
         else:
             self._ledger.load_state_dict(Ledger().state_dict())
-        self._logged = (restored["logged_step"], self._evaluation_s)
+        self._logged_step = restored["logged_step"]
 
     @property
     def _evaluation_s(self) -> float:
@@ -225,7 +224,7 @@ class ComputeMeter(Callback):
 
     def _log(self, trainer: Trainer) -> None:
         figures = {known(name): value for name, value in self.figures().items()}
-        self._logged = (trainer.global_step, self._evaluation_s)
+        self._logged_step = trainer.global_step
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics(figures, step=trainer.global_step)
@@ -240,3 +239,11 @@ def _times(spent: Spent, factor: int) -> Spent:
 def device_type(device: torch.device) -> str:
     """The kind of a device, equal for devices whose seconds are comparable."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def ends_here(trainer: Any) -> bool:
+    """Whether training ends after the step that was just taken, as far as it is known by now."""
+    if trainer.should_stop or trainer.global_step == trainer.max_steps:
+        return True
+    last_epoch = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+    return last_epoch and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
