@@ -160,4 +160,6 @@ def _generation(network: CausalNetwork, text: ChatText) -> dict[str, Any]:
 def _tokenizer_files(text: ChatText) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         text.save(folder)
-        return {path.name: path.read_bytes().decode() for path in sorted(Path(folder).iterdir()) if path.is_file()}
+        return {
+            path.name: path.read_bytes().decode() for path in sorted(Path(folder).iterdir()) if path.is_file()
+        }
