@@ -200,8 +200,9 @@ class Experience(TokenBatch):
     """Graded completions as tensors: what PPO and GRPO learn from.
 
     Per token (B, T), float32: `sampled_logprobs` (engine) and `old_logprobs` (trainer, at collection), in nats;
-    `advantages`; optional `reference_logprobs`. Per sequence (S,): `rewards`; `graded` bool; `group` int64,
-    which problem of the batch; `stop` int64, index into `list(StopReason)`; `policy_version` int64.
+    `advantages`; optional `reference_logprobs` and `teacher_logprobs`. Per sequence (S,): `rewards`; `graded`
+    bool; `group` int64, which problem of the batch; `stop` int64, index into `list(StopReason)`;
+    `policy_version` int64.
     `temperature` is the sampling temperature, applied again whenever log-probs are recomputed.
     """
 
@@ -209,6 +210,7 @@ class Experience(TokenBatch):
     old_logprobs: Tensor = token_field()
     advantages: Tensor = token_field()
     reference_logprobs: Tensor | None = token_field()
+    teacher_logprobs: Tensor | None = token_field()
     rewards: Tensor = sequence_field()
     graded: Tensor = sequence_field()
     group: Tensor = sequence_field()

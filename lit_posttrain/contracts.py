@@ -1,13 +1,14 @@
 """The replaceable parts: each is an abstract class, named in YAML by `class_path`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from lit_posttrain.batches import Completion, Experience, Grade, Problem, PromptBatch, Request
+from lit_posttrain.batches import Completion, Experience, Grade, Problem, PromptBatch, Request, Sampling
+from lit_posttrain.candidates import Candidate
 from lit_posttrain.errors import InputError
 
 Stats = dict[str, Tensor]
@@ -27,6 +28,17 @@ class PolicyLoss(ABC):
     @abstractmethod
     def __call__(self, logprobs: Tensor, experience: Experience) -> tuple[Tensor, Stats]:
         """Token losses (B, T) from `logprobs` (B, T, nats; the only graph), and per-token statistics (B, T)."""
+
+
+class Distillation(ABC):
+    """How a policy learns from a teacher's log-probs of the policy's own completions."""
+
+    @abstractmethod
+    def __call__(self, logprobs: Tensor, experience: Experience) -> tuple[Tensor, Tensor]:
+        """What is added per token (B, T) to the advantages, before the surrogate loss, and to that loss.
+
+        `logprobs` (B, T, nats) has the only graph; the advantages have none.
+        """
 
 
 class TokenWeights(ABC):
@@ -52,6 +64,14 @@ class Grader(ABC):
     def close(self) -> None:
         """Ends worker processes, if there are any."""
         return None
+
+
+class Selection(ABC):
+    """A rule for which candidates of one problem are learned from."""
+
+    @abstractmethod
+    def __call__(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Those that are kept, in their order."""
 
 
 class RolloutEngine(ABC):
@@ -144,6 +164,55 @@ class OnlineMethod(Protocol):
 
     def score(self, experience: Experience) -> None:
         """Fills the trainer's old and the reference's log-probs of a micro-batch, in place."""
+        ...
+
+    def stop(self, reason: str) -> None:
+        """Ends the training after this step, with a reason for the log."""
+        ...
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How completions are drawn for supervised training, and who grades them.
+
+    Args:
+        grader: Judges the completions.
+        sampling: Temperature and length.
+        samples: Completions of each problem.
+        deadline_s: Seconds that grading may take; what is late is not graded.
+        pool: Where all candidates are written as well, kept or not: a path that ends in .parquet or .jsonl.
+    """
+
+    grader: Grader
+    sampling: Sampling = field(default_factory=Sampling)
+    samples: int = 8
+    deadline_s: float = 60.0
+    pool: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise InputError(f"samples is {self.samples}; draw 1 completion of each problem or more")
+
+
+@runtime_checkable
+class DrawingMethod(Protocol):
+    """What the loader of a method needs that is trained on kept completions of its own policy."""
+
+    weighting: TokenWeights
+
+    def draw(self, prompts: PromptBatch, drawing: Drawing, index: int, seed: int) -> list[Candidate]:
+        """Graded completions of the current policy, problem by problem, the same on all ranks.
+
+        `index` is the number of the round, from 0.
+        """
+        ...
+
+    def restart(self) -> None:
+        """Gives the policy the weights that it started with, and the optimiser an empty state."""
+        ...
+
+    def record(self, values: Mapping[str, float]) -> None:
+        """Logs values at the current optimiser step."""
         ...
 
     def stop(self, reason: str) -> None:

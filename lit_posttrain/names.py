@@ -20,6 +20,7 @@ METRICS: dict[str, str] = {
     "rollout/solve_none_fraction": "share of groups in which every answer has the same lower reward",
     "rollout/informative_fraction": "share of completions whose group has different rewards",
     "rollout/ungraded_fraction": "share of completions that could not be graded",
+    "rollout/kept_fraction": "share of completions kept for supervised training",
     "rollout/problems": "problems drawn so far",
     "reward/mean": "mean reward of the graded completions of a rollout",
     "reward/standard_deviation": "standard deviation of the rewards of a rollout",
@@ -31,10 +32,12 @@ METRICS: dict[str, str] = {
     "policy/clipped_low_fraction": "share of tokens held by the lower clip bound",
     "policy/clipped_high_fraction": "share of tokens held by the upper clip bound",
     "policy/kl_reference_nats": "mean per-token KL to the reference, k3 estimate",
+    "policy/kl_teacher_nats": "mean per-token log-ratio to the teacher (k1 estimate of the reverse KL)",
     "policy/kl_old_nats": "mean per-token KL to the policy that drew the rollout, k3 estimate",
     "policy/engine_gap_nats": "mean |log-prob of trainer - log-prob of engine| of sampled tokens",
     # validation of supervised training
     "val/loss": "mean negative log-likelihood of held-out answer tokens",
+    "val/replay_loss": "mean negative log-likelihood of held-out rows that are replayed",
     # the books: cumulative from the start of the run, resumed runs included
     "compute/train_flops": "FLOPs of scoring and update",
     "compute/generation_flops": "FLOPs of rollouts",

@@ -8,13 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
-from lit_posttrain.batches import Message
+from lit_posttrain.chat_template import ChatTemplate, Messages, Tools, check_tools
+from lit_posttrain.encoder import Encoder
 from lit_posttrain.errors import InputError
+from lit_posttrain.loss_mask import LossOn, Piece, TokenizedExample, one_weight, pieces, spread
+from lit_posttrain.turns import TurnFinder
 
 PLAIN = "plain"
 CHARACTER_TEMPLATE = (
@@ -23,6 +25,7 @@ CHARACTER_TEMPLATE = (
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 PROBE = "probe-answer"
+ON_COMPLETION = LossOn()
 
 
 @dataclass(frozen=True)
@@ -41,24 +44,16 @@ class TextConfig:
     template: str | None = None
 
 
-@dataclass(frozen=True)
-class TokenizedExample:
-    """One conversation as token ids; `mask` is true on the tokens of the answer, its end token included."""
-
-    ids: list[int]
-    mask: list[bool]
-
-    @property
-    def answer_tokens(self) -> int:
-        """How many tokens the objective speaks of."""
-        return sum(self.mask)
-
-
 class ChatText:
     """A tokenizer with its chat template.
 
     The join rule: an answer is tokenised apart from its prompt and the ids are concatenated. So training sees
-    exactly what sampling produces, prompt ids followed by completion ids, and no token spans the join.
+    exactly what sampling produces, prompt ids followed by completion ids, and no token spans the join. Where
+    several answers count, it holds for each of them: every answer is what sampling would have produced behind
+    its header, and the whole is what a conversation that keeps its ids, as a cache does, would hold. It differs
+    from `prompt_ids` of the same messages, which reads earlier answers as text, only where the tokenizer reads
+    a header's last characters otherwise once the answer follows them in one text (a merge, or a rule that looks
+    ahead, as GPT-2's does at line breaks).
 
     Where a tokenizer puts a BOS before plain text and the template writes none, the template gets one; it is
     part of the saved template, so that `apply_chat_template` elsewhere gives the same ids.
@@ -73,20 +68,26 @@ class ChatText:
     """
 
     def __init__(self, tokenizer: Any, template: str | None = None, end_ids: Sequence[int] = ()) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self._encoder = tokenizer, Encoder(tokenizer)
         own = tokenizer.get_chat_template() if tokenizer.chat_template else None
         self.template: str | None = None if template == PLAIN else template or own
         self._adds_bos = self._tokenizer_adds_bos()
+        self._chat = ChatTemplate(self.template, tokenizer.special_tokens_map)
         if self.template is not None and self._adds_bos and not self._template_writes_bos():
             self.template = "{{ bos_token }}" + self.template
+            self._chat = ChatTemplate(self.template, tokenizer.special_tokens_map)
         tokenizer.chat_template = self.template
-        self._anchor = self._find_anchor()
         own_end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         ends = [*self._end_of_turn(), *own_end, *end_ids]
         if not ends:
             raise InputError("the tokenizer has no end token, so no answer could end; set its eos_token")
         self.end_id: int = ends[0]
         self.eos_ids: frozenset[int] = frozenset(ends)
+        self._text_end: int = [*own_end, self.end_id][0]
+        added = tokenizer.added_tokens_decoder
+        self._turns = TurnFinder(
+            self._chat, tuple(added[i].content for i in sorted(self.eos_ids) if i in added)
+        )
         pad = tokenizer.pad_token_id
         self.pad_id: int = self.end_id if pad is None else pad
 
@@ -95,41 +96,76 @@ class ChatText:
         """The highest token id; a network's embedding needs at least one row more than this."""
         return max(self.tokenizer.get_vocab().values())
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_ids(self, messages: Messages, tools: Tools | None = None) -> list[int]:
         """The ids of a prompt, up to where the assistant's answer begins.
 
         Raises:
             InputError: if it has no tokens or unknown characters, or the template refuses it.
         """
-        if self.template is not None:
-            ids = self._encode(self._render(messages, add_generation_prompt=True))
-        else:
-            bos = [self.tokenizer.bos_token_id] if self._adds_bos else []
-            ids = bos + self._encode("".join(message["content"] for message in messages))
+        text = self._chat.render(messages, tools, answer_next=True)
+        check_tools(tools, text)
+        ids = self._first_ids(text)
         if not ids:
             raise InputError(f"the prompt {list(messages)} has no tokens; a completion needs one before it")
         return ids
 
-    def example(self, messages: Sequence[Message]) -> TokenizedExample:
-        """A conversation whose last message is the answer: prompt ids, answer ids and exactly one end token.
+    def example(
+        self,
+        messages: Messages,
+        *,
+        tools: Tools | None = None,
+        loss: LossOn = ON_COMPLETION,
+        weights: Sequence[float | None] | None = None,
+    ) -> TokenizedExample:
+        """A conversation as ids, with the tokens that `loss` counts; each answer among them ends in one end token.
+
+        Args:
+            messages: Role, content and whatever else the template reads; an own `weight` is a factor on its tokens.
+            tools: JSON schemas that the template shows to the model.
+            loss: What counts.
+            weights: A factor on the tokens of each message, as a row may bring beside its messages.
 
         Raises:
-            InputError: if the last message is not the assistant's, the template rewrites the prompt once the
-                answer is there, or the answer holds an end token before its end: the mask is ambiguous.
+            InputError: if nothing counts, an answer that counts is empty, the template drops or rewrites a part,
+                the text has unknown characters, or an answer holds an end token before its end.
         """
-        if not messages or messages[-1]["role"] != "assistant":
-            roles = [message["role"] for message in messages]
-            raise InputError(f"the last message must be the assistant's answer, but the roles are {roles}")
-        prompt = self.prompt_ids(messages[:-1])
-        answer = self._ended(self._encode_continuation(self._answer_text(messages)))
-        return TokenizedExample(prompt + answer, [False] * len(prompt) + [True] * len(answer))
+        factors = loss.weights(messages, weights)
+        if loss.what == "text":
+            text = ChatTemplate(None, {}).render(messages)
+            check_tools(tools, text)
+            return self.text_example(text, weight=one_weight(factors))
+        parts: list[tuple[list[int], float]] = []
+        before: Piece | None = None
+        for piece in pieces(messages, tools, loss, factors, self._turns):
+            parts.append((self._piece_ids(piece, before), piece.weight))
+            before = piece
+        if not parts[0][0] and not parts[0][1]:
+            raise InputError(
+                f"the prompt of {list(messages)} has no tokens; a completion needs one before it"
+            )
+        return spread(parts, skip_first=loss.what == "all")
+
+    def text_example(self, text: str, *, weight: float = 1.0) -> TokenizedExample:
+        """Plain text: a BOS where the tokenizer puts one, then one EOS; every token but the first counts.
+
+        Raises:
+            InputError: if it is empty, has unknown characters, or holds an end token before its end.
+        """
+        if not text.strip() or weight <= 0:
+            raise InputError(
+                f"the text {text[:60]!r} with weight {weight} has nothing to learn; remove the row"
+            )
+        ids = self._encoder.ids(text)
+        bos = [self.tokenizer.bos_token_id] if self._adds_bos else []
+        whole = self._ended(ids if ids[:1] == bos else bos + ids, self._text_end)
+        return spread([(whole, weight)], skip_first=True)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` as a continuation; an end token as the last is left out, other specials show."""
         ids = [int(i) for i in ids]
         if ids and ids[-1] in self.eos_ids:
             ids = ids[:-1]
-        return self._decode([*self._anchor_ids, *ids])[len(self._anchor) :]
+        return self._encoder.continued(ids)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -147,99 +183,50 @@ class ChatText:
         (Path(folder) / "chat_template.jinja").unlink(missing_ok=True)  # an older one would outlive `plain`
         self.tokenizer.save_pretrained(str(folder))
 
-    def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        try:
-            return self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                chat_template=self.template,
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-            )
-        except TemplateError as error:
-            raise InputError(
-                f"the chat template refuses the roles {[m['role'] for m in messages]}: {error}; "
-                "change the messages, or set template to another Jinja string or 'plain'"
-            ) from error
+    def _piece_ids(self, piece: Piece, before: Piece | None) -> list[int]:
+        """The ids of a piece that stands behind another."""
+        if piece.answer:
+            ids = self._encoder.continuation(piece.text) if before else self._first_ids(piece.text)
+            return self._ended(ids, self.end_id)
+        if before is None:
+            return self._first_ids(piece.text)
+        if before.end:  # some end tokens take the blanks behind them
+            return self._encoder.ids(before.end + piece.text)[1:]
+        return self._encoder.continuation(piece.text)
 
-    def _answer_text(self, messages: Sequence[Message]) -> str:
-        """What the template adds for the last message: its content, mostly followed by an end of turn."""
-        if self.template is None:
-            return messages[-1]["content"]
-        prompt = self._render(messages[:-1], add_generation_prompt=True)
-        whole = self._render(messages, add_generation_prompt=False)
-        if not whole.startswith(prompt):
-            same = next(i for i in range(len(prompt)) if prompt[i] != whole[i : i + 1])
-            context = slice(max(same - 20, 0), same + 40)
-            raise InputError(
-                "the chat template writes the prompt differently once the answer is there, so it is "
-                f"ambiguous what the mask covers: {prompt[context]!r} became {whole[context]!r}; "
-                "set template to one whose prompt is a prefix of the whole"
-            )
-        return whole[len(prompt) :]
-
-    def _ended(self, ids: list[int]) -> list[int]:
-        """`ids` with one end token, the template's own if it wrote one; blanks after that are dropped."""
-        first = next((i for i, token in enumerate(ids) if token in self.eos_ids), None)
-        if first is None:
-            return [*ids, self.end_id]
-        if self._decode([token for token in ids[first:] if token not in self.eos_ids]).strip():
-            end = self.tokenizer.convert_ids_to_tokens(ids[first])
-            raise InputError(
-                f"the answer {self._decode(ids)[:80]!r} holds the end token {end!r} before its end; "
-                "remove it from the data"
-            )
-        return ids[: first + 1]
-
-    def _encode(self, text: str) -> list[int]:
-        ids = self._raw_ids(text)
-        unknown = self.tokenizer.unk_token_id
-        specials = {self.tokenizer.eos_token_id, self.tokenizer.bos_token_id, self.tokenizer.pad_token_id}
-        if unknown in ids and unknown not in specials:
-            names = ", ".join(repr(c) for c in sorted(set(text)) if unknown in self._raw_ids(c))
-            raise InputError(
-                f"the tokenizer does not know {names or 'a part'} of the text {text[:60]!r}; "
-                "extend its alphabet or clean the data"
-            )
+    def _first_ids(self, text: str) -> list[int]:
+        """The ids of the beginning; the template `plain` leaves the BOS to the tokenizer."""
+        ids = self._encoder.ids(text)
+        if self.template is None and self._adds_bos and ids[:1] != [self.tokenizer.bos_token_id]:
+            return [self.tokenizer.bos_token_id, *ids]
         return ids
 
-    def _encode_continuation(self, text: str) -> list[int]:
-        """The ids of text that goes on from other text, without the blank that some tokenizers add."""
-        ids, anchor = self._encode(self._anchor + text), self._anchor_ids
-        if ids[: len(anchor)] != anchor:
-            raise InputError(f"the tokenizer merges the beginning of {text[:40]!r} with what precedes it")
-        return ids[len(anchor) :]
-
-    def _raw_ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    @cached_property
-    def _anchor_ids(self) -> list[int]:
-        return self._raw_ids(self._anchor)
-
-    def _find_anchor(self) -> str:
-        """A line break where the tokenizer puts a blank before text: the anchor gets it, not the answer."""
-        line, letter = self._raw_ids("\n"), self._raw_ids("a")
-        return "" if self._raw_ids("\na")[len(line) :] == letter else "\n"
+    def _ended(self, ids: list[int], end: int) -> list[int]:
+        """`ids` with one end token: what it closes with, else `end`."""
+        if not self.eos_ids.isdisjoint(ids[:-1]):
+            first = next(token for token in ids if token in self.eos_ids)
+            raise InputError(
+                f"the text {self._encoder.text(ids)[:80]!r} holds the end token "
+                f"{self.tokenizer.convert_ids_to_tokens(first)!r} before its end; remove it from the data"
+            )
+        return ids if ids and ids[-1] in self.eos_ids else [*ids, end]
 
     def _tokenizer_adds_bos(self) -> bool:
         bos = self.tokenizer.bos_token_id
         return bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos]
 
     def _template_writes_bos(self) -> bool:
-        probe = self._render([{"role": "user", "content": "a"}], add_generation_prompt=True)
-        return self._raw_ids(probe)[:1] == [self.tokenizer.bos_token_id]
+        probe = self._chat.render([{"role": "user", "content": "a"}], answer_next=True)
+        return self._encoder.raw_ids(probe)[:1] == [self.tokenizer.bos_token_id]
 
     def _end_of_turn(self) -> list[int]:
         """The special token that the template writes after an answer, if there is one."""
         if self.template is None:
             return []
         question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": PROBE}
-        whole = self._render([question, answer], add_generation_prompt=False)
+        whole = self._chat.render([question, answer])
         special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        return [token for token in self._raw_ids(whole.rpartition(PROBE)[2]) if token in special][:1]
+        return [token for token in self._encoder.raw_ids(whole.rpartition(PROBE)[2]) if token in special][:1]
 
 
 def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:

@@ -30,3 +30,9 @@ def _has_gpu() -> bool:
 def realdata(request: pytest.FixtureRequest) -> Path:
     """The folder given by --realdata."""
     return request.config.getoption("--realdata")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cached or put aside for the user goes into a folder of the test session."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))

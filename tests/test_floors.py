@@ -22,9 +22,14 @@ GROUND = (
     "names",
     "batches",
     "keys",
+    "candidates",
     "contracts",
     "ledger",
     "collate",
+    "encoder",
+    "chat_template",
+    "turns",
+    "loss_mask",
     "text",
 )
 PARSING = {"class_paths", "config_parser", "guarded_imports", "messages"}  # of the command line

@@ -22,7 +22,7 @@ import yaml
 from tinystories_to_hf import convert
 from torch import Tensor
 
-from lit_posttrain.batches import Answer, Problem, PromptBatch, Sampling
+from lit_posttrain.batches import Answer, Problem, PromptBatch, Sampling, TokenBatch
 from lit_posttrain.cli import main as lit_posttrain
 from lit_posttrain.contracts import ProblemSource
 from lit_posttrain.data import ChatData
@@ -84,7 +84,7 @@ def say(model: Path, start: Path, text: ChatText, problems: Sequence[Problem], h
 def answer_loss(model: Path, text: ChatText, source: ProblemSource) -> float:
     """Nats per token of the test answers, their end tokens included."""
     network = build(NetworkConfig(path=str(model))).eval()
-    batches = list(ChatData(source, text=text, validation_split="test").val_dataloader())
+    batches: list[TokenBatch] = list(ChatData(source, text=text, validation_split="test").val_dataloader())  # type: ignore[arg-type]
     with torch.no_grad():
         total = sum(float(token_logprobs(network, batch).sum()) for batch in batches)
     return -total / sum(int(batch.mask.sum()) for batch in batches)

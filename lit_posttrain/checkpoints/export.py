@@ -19,7 +19,10 @@ from lit_posttrain.checkpoints.model_card import Base, CardFacts, base_of, model
 from lit_posttrain.checkpoints.push import Destination, check_ready, push
 from lit_posttrain.errors import InputError
 from lit_posttrain.networks.load import NetworkConfig, build
+from lit_posttrain.networks.merging import merge as merged
+from lit_posttrain.networks.merging import refuse_unmergeable
 from lit_posttrain.networks.network import CausalNetwork
+from lit_posttrain.networks.quantised import count
 from lit_posttrain.networks.state import check_stored, empty_model, plain
 from lit_posttrain.text import load_text
 
@@ -62,8 +65,8 @@ def export_command(
     Args:
         checkpoint: A checkpoint of a fit, or a link to one.
         output: The folder to write; it must not exist.
-        adapter: Write only the LoRA adapter instead of merging it into the network.
-        base: Where the base network of a LoRA checkpoint is now, if it has moved.
+        adapter: Write only the adapter instead of merging it into the network.
+        base: Where the base network of an adapter checkpoint is now, if it has moved.
         to: The repository on the hub that the folder goes to.
     """
     if to is not None:
@@ -93,13 +96,13 @@ def export(
     Args:
         checkpoint: A checkpoint of a `PostTrainModule`, single or sharded.
         output: A folder that does not exist yet.
-        merge: Whether a LoRA adapter is merged into the weights; otherwise only the adapter is written.
-        base: Hub name or folder of the base network of a LoRA checkpoint, if it is not where it was.
+        merge: Whether an adapter is merged into the weights; otherwise only the adapter is written.
+        base: Hub name or folder of the base network of an adapter checkpoint, if it is not where it was.
         repository: Name on the hub that the folder is meant for.
 
     Raises:
-        InputError: if that is no checkpoint, the folder exists, there is no adapter to write, the base is
-            another one, or an adapter is meant for the hub while its base is not there.
+        InputError: if that is no checkpoint, the folder exists, there is no adapter to write or to merge, the base
+            is another one, or an adapter is meant for the hub while its base is not there.
     """
     if output.exists():
         raise InputError(f"{output} exists already; give a folder that does not.")
@@ -122,7 +125,7 @@ def export(
 def read(checkpoint: Path, *, merge: bool = True, base: str | None = None) -> StoredPolicy:
     """The policy of a checkpoint with its weights; nothing is run from the files but plain data.
 
-    The base of a LoRA checkpoint is loaded to be merged with, or to be checked where `base` names it; to take
+    The base of an adapter checkpoint is loaded to be merged with, or to be checked where `base` names it; to take
     the adapter alone out of a checkpoint it need not be there.
 
     Raises:
@@ -138,7 +141,7 @@ def read(checkpoint: Path, *, merge: bool = True, base: str | None = None) -> St
     if strange:
         raise InputError(f"{checkpoint} would write the files {strange} outside of the folder; refused.")
     settings = _settings(NetworkConfig.from_dict(state["network"]), directory, merge=merge, base=base)
-    if settings.lora is None or (not merge and base is None):
+    if settings.adaptation is None or (not merge and base is None):
         network = CausalNetwork(empty_model(state["config"], settings), settings, state["config"])
         network.base_digest = state.get("base_digest")
     else:
@@ -151,12 +154,17 @@ def read(checkpoint: Path, *, merge: bool = True, base: str | None = None) -> St
 
 def _settings(stored: NetworkConfig, directory: Path, *, merge: bool, base: str | None) -> NetworkConfig:
     """How to build the network: with the base where it is now, and on a kernel that every machine has."""
-    if stored.lora is None and not merge:
-        raise InputError(f"{directory} was trained without LoRA, so it has no adapter; leave --adapter away.")
-    if stored.lora is None and base is not None:
+    adapter = stored.adaptation
+    if adapter is None and not merge:
         raise InputError(
-            f"{directory} was trained without LoRA and holds all its weights; leave --base {base} away."
+            f"{directory} was trained without adapters, so it has no adapter; leave --adapter away."
         )
+    if adapter is None and base is not None:
+        raise InputError(
+            f"{directory} was trained without adapters and holds all its weights; leave --base {base} away."
+        )
+    if adapter is not None and merge:
+        refuse_unmergeable(adapter)
     runs_here = "eager" if stored.attention == "flash_attention_2" else stored.attention
     settings = replace(stored, attention=runs_here, gradient_checkpointing=False)
     return settings if base is None else replace(settings, path=base, config=None, revision=None)
@@ -195,7 +203,7 @@ def _base(settings: NetworkConfig, state: Mapping[str, Any], directory: Path) ->
 def _fill(network: CausalNetwork, content: Mapping[str, Any], directory: Path) -> None:
     """Puts the weights of the checkpoint into the network, which may have no memory for its own."""
     weights = {name: value for name, value in content["state_dict"].items() if name.startswith(PREFIX)}
-    if network.settings.lora is None:
+    if network.settings.adaptation is None:
         weights = _with_tied(weights, network.model.all_tied_weights_keys, directory)
     try:
         check_stored(network, {**content, "state_dict": weights}, prefix=PREFIX)
@@ -204,7 +212,7 @@ def _fill(network: CausalNetwork, content: Mapping[str, Any], directory: Path) -
     network.load_state_dict(
         {name.removeprefix(PREFIX): value for name, value in weights.items()}, strict=False, assign=True
     )
-    if network.settings.lora is None:
+    if network.settings.adaptation is None:
         network.model.tie_weights()
 
 
@@ -231,7 +239,7 @@ def _with_tied(weights: dict[str, Tensor], tied: Mapping[str, str], directory: P
 def _facts(policy: StoredPolicy, title: str, *, adapter: bool) -> CardFacts:
     counts = {True: 0, False: 0}
     for parameter in policy.model.parameters():
-        counts[parameter.requires_grad] += parameter.numel()
+        counts[parameter.requires_grad] += count(parameter)
     return CardFacts(
         title,
         policy.content,
@@ -245,8 +253,8 @@ def _facts(policy: StoredPolicy, title: str, *, adapter: bool) -> CardFacts:
 
 def _write_network(policy: StoredPolicy, folder: Path) -> None:
     model = policy.model
-    if policy.settings.lora is not None:
-        model = model.merge_and_unload(safe_merge=True)
+    if policy.settings.adaptation is not None:
+        model = merged(model, policy.settings)
     model.generation_config = GenerationConfig()  # its own may hold what transformers refuses to save
     model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
     generation = GenerationConfig.from_dict(dict(policy.state["generation"]))

@@ -108,8 +108,9 @@ def _front_matter(facts: CardFacts) -> str:
     values: dict[str, Any] = {"library_name": "peft" if facts.adapter else "transformers"}
     if facts.base.kind == "hub":
         values["base_model"] = facts.base.name
-    lora = None if facts.settings.lora is None else "lora"
-    tags = ("lit-posttrain", facts.method and facts.method.lower(), lora)
+    adapter = facts.settings.adaptation
+    kind = None if adapter is None else adapter.label.lower().replace(" ", "-")
+    tags = ("lit-posttrain", facts.method and facts.method.lower(), kind)
     values["tags"] = [tag for tag in tags if tag]
     return "---\n" + yaml.safe_dump(values, sort_keys=False) + "---"
 
@@ -142,15 +143,11 @@ def _steps(content: Mapping[str, Any]) -> str | None:
 
 
 def _changed(facts: CardFacts) -> str:
-    lora = facts.settings.lora
-    if lora is None:
+    adapter = facts.settings.adaptation
+    if adapter is None:
         return f"all {facts.trained:,} parameters of the network were trained, held in {facts.settings.dtype}"
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
     how = "is all that is here" if facts.adapter else "is merged into the weights"
-    return (
-        f"a LoRA adapter of rank {lora.rank} and alpha {lora.alpha:g} on {targets} "
-        f"({facts.trained:,} parameters beside {facts.frozen:,} frozen ones), which {how}"
-    )
+    return f"{adapter.description} ({facts.trained:,} parameters beside {facts.frozen:,} frozen ones), which {how}"
 
 
 def _data(entries: Sequence[Mapping[str, str]]) -> str | None:

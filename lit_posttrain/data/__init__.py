@@ -2,5 +2,6 @@
 
 from lit_posttrain.data.chat import ChatData
 from lit_posttrain.data.prompts import PromptData
+from lit_posttrain.data.rounds import ExpertIterationData
 
-__all__ = ["ChatData", "PromptData"]
+__all__ = ["ChatData", "ExpertIterationData", "PromptData"]

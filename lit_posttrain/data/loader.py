@@ -1,8 +1,6 @@
 """A sized, stateful loader over tokenised conversations: order and steps are a function of (seed, epoch)."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,129 +9,98 @@ import torch
 from lit_posttrain import collate
 from lit_posttrain.batches import TokenBatch
 from lit_posttrain.contracts import TokenWeights
+from lit_posttrain.data.order import EpochOrder
+from lit_posttrain.data.replay import ReplayOrder
 from lit_posttrain.data.steps import Cut, Rows, layout, position_of, silent, standing
-from lit_posttrain.keys import digest
+from lit_posttrain.data.token_table import JoinedTable, TokenTable
 
 
-@dataclass(frozen=True)
-class TokenTable:
-    """Tokenised sequences, end to end: `ids` int32 and `mask` bool of all tokens, `starts` (rows + 1,)."""
-
-    ids: np.ndarray
-    mask: np.ndarray
-    starts: np.ndarray
-
-    @classmethod
-    def of(cls, ids: Sequence[Sequence[int]], masks: Sequence[Sequence[bool]]) -> "TokenTable":
-        """From one list of ids and one of mask values per sequence."""
-        starts = np.concatenate([[0], np.cumsum([len(row) for row in ids], dtype=np.int64)])
-        return cls(
-            np.fromiter((token for row in ids for token in row), np.int32, int(starts[-1])),
-            np.fromiter((marked for row in masks for marked in row), np.bool_, int(starts[-1])),
-            starts,
-        )
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    @property
-    def digest(self) -> str:
-        """16 hex digits of all tokens, masks and boundaries."""
-        whole = hashlib.blake2b(digest_size=8)
-        for part in (self.ids, self.mask, self.starts):
-            whole.update(part.tobytes())
-        return whole.hexdigest()
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each sequence."""
-        return np.diff(self.starts)
-
-    @property
-    def counts(self) -> np.ndarray:
-        """Tokens under the mask of each sequence; the first token of a sequence is never predicted."""
-        before = np.concatenate([[0], np.cumsum(self.mask, dtype=np.int64)])
-        return before[self.starts[1:]] - before[self.starts[:-1] + 1]
-
-    def batch(self, rows: Sequence[int], pad_id: int) -> TokenBatch:
-        """The chosen sequences, one per row."""
-        spans = [slice(self.starts[row], self.starts[row + 1]) for row in rows]
-        return collate.from_lists([self.ids[s] for s in spans], [self.mask[s] for s in spans], pad_id)  # type: ignore[misc]
-
-
-class TokenLoader:
-    """Yields this rank's micro-batches of every optimiser step of an epoch; each sequence stands in it once.
+class StepBuilder:
+    """Cuts the sequences of one optimiser step into this rank's micro-batches, with the weights of the whole step.
 
     Args:
-        table: The sequences.
-        batch_sequences: Sequences of one optimiser step; the last step of an epoch may hold fewer.
         cut: How a step is cut into micro-batches.
         weighting: How tokens are weighed within a step.
         pad_id: Fills the room behind short sequences.
-        seed: Of the order.
-        shuffle: Draw a new order every epoch.
+    """
+
+    def __init__(self, cut: Cut, weighting: TokenWeights, pad_id: int) -> None:
+        self.cut, self.weighting, self.pad_id = cut, weighting, pad_id
+
+    def step(
+        self, table: TokenTable | JoinedTable, rows: Sequence[int], lengths: np.ndarray, counts: np.ndarray
+    ) -> list[TokenBatch]:
+        """The micro-batches of a step of these rows; `lengths` and `counts` are those of the whole table."""
+        sizes = lengths[rows].tolist()
+        weights = self.weighting(torch.from_numpy(counts[rows]), torch.arange(len(rows)))
+        shortest = min(range(len(rows)), key=lambda i: sizes[i])
+        plan = [parts[self.cut.ranks.index] for parts in layout(sizes, self.cut)]
+        return [
+            self._micro_batch(table, rows, part, weights)
+            if part
+            else silent(table.batch([rows[shortest]], self.pad_id))
+            for part in plan
+        ]
+
+    def _micro_batch(
+        self, table: TokenTable | JoinedTable, rows: Sequence[int], part: Rows, weights: torch.Tensor
+    ) -> TokenBatch:
+        order = [item for row in part for item in row]
+        batch = table.batch([rows[item] for item in order], self.pad_id)
+        batch.weights = weights[order][:, None] * batch.weights
+        if not self.cut.packed:
+            return batch
+        numbers = iter(range(len(order)))
+        return collate.pack(batch, [[next(numbers) for _ in row] for row in part])
+
+
+class TokenLoader:
+    """Yields this rank's micro-batches of every optimiser step of an epoch, as `order` says.
+
+    Args:
+        table: The sequences.
+        order: Which of them each step holds.
+        cut: How a step is cut into micro-batches.
+        weighting: How tokens are weighed within a step.
+        pad_id: Fills the room behind short sequences.
+        replay: Which other rows of the table join each step.
     """
 
     def __init__(
         self,
-        table: TokenTable,
+        table: TokenTable | JoinedTable,
+        order: EpochOrder,
         *,
-        batch_sequences: int,
         cut: Cut,
         weighting: TokenWeights,
         pad_id: int,
-        seed: int,
-        shuffle: bool = True,
+        replay: ReplayOrder | None = None,
     ) -> None:
-        self.table, self.batch_sequences, self.cut, self.weighting = table, batch_sequences, cut, weighting
-        self.pad_id, self.seed, self.shuffle = pad_id, seed, shuffle
+        self.table, self.order, self.cut, self.replay = table, order, cut, replay
+        self.builder = StepBuilder(cut, weighting, pad_id)
         self.lengths, self.counts = table.lengths, table.counts
         self.epoch = 0
         self.position = 0
 
     def __len__(self) -> int:
-        return -(-len(self.table) // self.batch_sequences) * self.cut.micro_batches
-
-    def order(self, epoch: int) -> torch.Tensor:
-        """The rows of an epoch in the order of training."""
-        if not self.shuffle:
-            return torch.arange(len(self.table))
-        generator = torch.Generator().manual_seed(digest(self.seed, "epoch", epoch))
-        return torch.randperm(len(self.table), generator=generator)
+        return self.order.steps * self.cut.micro_batches
 
     def __iter__(self) -> Iterator[TokenBatch]:
         if self.position >= len(self):
             self.epoch, self.position = self.epoch + 1, 0
-        steps = self.order(self.epoch).split(self.batch_sequences)
+        steps = self.order.epoch(self.epoch)
         k = self.cut.micro_batches
         for number in range(self.position // k, len(steps)):
-            batches = self._step(steps[number].tolist())
+            rows = self._with_replay(steps[number], number)
+            batches = self.builder.step(self.table, rows.tolist(), self.lengths, self.counts)
             for inner in range(self.position - number * k, k):
                 self.position = number * k + inner + 1
                 yield batches[inner]
 
-    def _step(self, rows: list[int]) -> list[TokenBatch]:
-        """This rank's micro-batches of a step; the weights are of the whole step."""
-        sizes = self.lengths[rows].tolist()
-        counts = torch.from_numpy(self.counts[rows])
-        weights = self.weighting(counts, torch.arange(len(rows)))
-        shortest = min(range(len(rows)), key=lambda i: sizes[i])
-        plan = [parts[self.cut.ranks.index] for parts in layout(sizes, self.cut)]
-        return [
-            self._micro_batch(rows, part, weights)
-            if part
-            else silent(self.table.batch([rows[shortest]], self.pad_id))
-            for part in plan
-        ]
-
-    def _micro_batch(self, rows: list[int], part: Rows, weights: torch.Tensor) -> TokenBatch:
-        order = [item for row in part for item in row]
-        batch = self.table.batch([rows[item] for item in order], self.pad_id)
-        batch.weights = weights[order][:, None] * batch.mask
-        if not self.cut.packed:
-            return batch
-        numbers = iter(range(len(order)))
-        return collate.pack(batch, [[next(numbers) for _ in row] for row in part])
+    def _with_replay(self, rows: np.ndarray, number: int) -> np.ndarray:
+        if self.replay is None:
+            return rows
+        return np.concatenate([rows, self.replay.rows(self.epoch * self.order.steps + number)])
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and position in it."""

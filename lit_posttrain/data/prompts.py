@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 
-from lit_posttrain.batches import Problem, PromptBatch
+from lit_posttrain.batches import Problem, PromptBatch, Sampling
 from lit_posttrain.contracts import OnlineMethod, ProblemSource, PromptSource
 from lit_posttrain.data.chat import text_of
 from lit_posttrain.data.report import check_lengths, entry, report
@@ -48,6 +48,7 @@ class PromptData(pl.LightningDataModule, PromptSource):
         probe_batch: Problems that a probe generates for at a time.
         seed: Of the order of problems.
         text: Tokenizer and template; those of the module by default.
+        predict_split: The split that `predict` answers; `train` for a pool to learn from.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class PromptData(pl.LightningDataModule, PromptSource):
         probe_batch: int = 512,
         seed: int = 0,
         text: ChatText | None = None,
+        predict_split: Literal["train", "validation", "test"] = "test",
     ) -> None:
         super().__init__()
         if problems_per_rollout < 1 or rollouts_per_epoch < 1:
@@ -79,12 +81,14 @@ class PromptData(pl.LightningDataModule, PromptSource):
         self.too_long: Literal["error", "skip"] = too_long
         self.packed, self.row_tokens = packed, row_tokens
         self.probe_problems, self.probe_batch, self.seed, self.text = probe_problems, probe_batch, seed, text
+        self.predict_split: str = predict_split
         self._kept: dict[str, Sequence[Problem]] = {}
         self._entries: dict[str, dict[str, str]] = {}
 
     def setup(self, stage: str) -> None:
         """Checks and reports on the split that the stage reads."""
-        self.problems({"fit": "train", "validate": "validation"}.get(stage, "test"))
+        read = {"fit": "train", "validate": "validation", "predict": self.predict_split}
+        self.problems(read.get(stage, "test"))
 
     def problems(self, split: str) -> Sequence[Problem]:
         """The problems of a split that fit.
@@ -172,8 +176,8 @@ class PromptData(pl.LightningDataModule, PromptSource):
         return ProbeLoader(list(self.probe_batches("test")))
 
     def predict_dataloader(self) -> ProbeLoader:
-        """The test split."""
-        return self.test_dataloader()
+        """The split that `predict` answers."""
+        return ProbeLoader(list(self.probe_batches(self.predict_split)))
 
     def _tokens(self, problem: Problem) -> list[int]:
         if self.text is None:
@@ -185,7 +189,7 @@ class PromptData(pl.LightningDataModule, PromptSource):
             return self.max_prompt_tokens
         module = self.trainer.lightning_module
         positions = int(module.max_positions)  # type: ignore[arg-type]
-        sampling = getattr(module, "sampling", None)
+        sampling = self._sampling(module)
         room = positions - (sampling.max_new_tokens if sampling else 0)
         if room < 1:
             raise InputError(
@@ -193,3 +197,7 @@ class PromptData(pl.LightningDataModule, PromptSource):
                 "positions; lower it"
             )
         return room
+
+    def _sampling(self, module: Any) -> Sampling | None:
+        """How answers are drawn, where it is known."""
+        return getattr(module, "sampling", None)

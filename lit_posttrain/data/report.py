@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lit_posttrain.batches import Problem
@@ -20,7 +21,8 @@ QUANTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 class DataReport:
     """What a split holds. `lengths` are in tokens and of all rows that came; `tokens` are of the kept rows.
 
-    `too_long` rows were longer than `max_tokens` (0 = no limit); `policy` says what became of them.
+    `too_long` rows were longer than `max_tokens` (0 = no limit); `policy` says what became of them. `note` says
+    where the tokens are from, if they were not just made.
     """
 
     name: str
@@ -32,6 +34,80 @@ class DataReport:
     max_tokens: int
     too_long: int
     policy: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class LengthLimit:
+    """The longest sequence allowed, and what becomes of longer ones.
+
+    Args:
+        max_tokens: 0 means no limit.
+        policy: `error`, `skip` or `cut`.
+        name: What messages call the data.
+    """
+
+    max_tokens: int
+    policy: TooLong
+    name: str = "data"
+
+    def __post_init__(self) -> None:
+        if self.policy not in ("error", "skip", "cut"):
+            raise InputError(
+                f"there is no policy {self.policy!r} for rows that are too long; choose error, skip or cut"
+            )
+
+    def fitted(self, example: TokenizedExample, row: int) -> TokenizedExample | None:
+        """The example as it is kept, None where it is left out; under `error` it is kept until `check`.
+
+        Raises:
+            InputError: if cutting would leave nothing of an answer.
+        """
+        if not self.max_tokens or len(example.ids) <= self.max_tokens or self.policy == "error":
+            return example
+        if self.policy == "skip":
+            return None
+        if not any(example.mask[: self.max_tokens]):
+            raise InputError(
+                f"cutting row {row} of {self.name!r} ({len(example.ids)} tokens) to {self.max_tokens} leaves "
+                "nothing of its answer; raise the limit or set too_long to 'skip'"
+            )
+        scale = None if example.scale is None else example.scale[: self.max_tokens]
+        return TokenizedExample(example.ids[: self.max_tokens], example.mask[: self.max_tokens], scale)
+
+    def over(self, lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The rows that are too long."""
+        lengths = np.asarray(lengths)
+        return np.flatnonzero(lengths > self.max_tokens) if self.max_tokens else np.empty(0, np.int64)
+
+    def check(self, lengths: Sequence[int] | np.ndarray) -> None:
+        """Judges the lengths of all rows that came.
+
+        Raises:
+            InputError: if one does not fit and the policy is `error`, or all are to be left out.
+        """
+        lengths, over = np.asarray(lengths), self.over(lengths)
+        if len(over) and self.policy == "error":
+            longest = int(over[lengths[over].argmax()])
+            raise InputError(
+                f"{len(over)} of {len(lengths)} rows of {self.name!r} have more than {self.max_tokens} tokens; "
+                f"the longest is row {longest} with {lengths[longest]}. Raise the limit, or set too_long to "
+                "'skip' or 'cut'"
+            )
+        if len(over) and len(over) == len(lengths) and self.policy == "skip":
+            raise InputError(
+                f"all {len(lengths)} rows of {self.name!r} have more than {self.max_tokens} tokens; raise the "
+                "limit"
+            )
+
+    def told(
+        self, came: Sequence[int] | np.ndarray, *, kept: int, tokens: int, answer_tokens: int
+    ) -> DataReport:
+        """The report on rows of these lengths, of which `kept` were kept, with `tokens` tokens."""
+        lengths, over = quantiles(came), len(self.over(came))
+        return DataReport(
+            self.name, len(came), kept, tokens, answer_tokens, lengths, self.max_tokens, over, self.policy
+        )
 
 
 def fit_to_length(
@@ -45,14 +121,14 @@ def fit_to_length(
     Raises:
         InputError: if one does not fit and the policy is `error`, or `cut` would leave nothing of an answer.
     """
+    limit = LengthLimit(max_tokens, policy, name)
     lengths = [len(example.ids) for example in examples]
-    _check(lengths, max_tokens, policy, name)
-    chosen = [
-        i for i, length in enumerate(lengths) if policy == "cut" or not max_tokens or length <= max_tokens
-    ]
-    kept = [_cut(examples[i], max_tokens, name, i) for i in chosen]
+    limit.check(lengths)
+    fitted = [limit.fitted(example, row) for row, example in enumerate(examples)]
+    kept = [example for example in fitted if example is not None]
     answers = sum(example.answer_tokens for example in kept)
-    return kept, _told(lengths, [len(e.ids) for e in kept], answers, max_tokens, policy, name)
+    tokens = sum(len(example.ids) for example in kept)
+    return kept, limit.told(lengths, kept=len(kept), tokens=tokens, answer_tokens=answers)
 
 
 def check_lengths(
@@ -75,11 +151,12 @@ def check_lengths(
         raise InputError(
             "a prompt cannot be cut, since it would ask something else; choose 'error' or 'skip'"
         )
+    limit = LengthLimit(max_tokens, policy, name)
     lengths = [len(tokens(problem)) for problem in problems]
-    _check(lengths, max_tokens, policy, name)
+    limit.check(lengths)
     fits = [i for i, length in enumerate(lengths) if not max_tokens or length <= max_tokens]
     kept = problems if len(fits) == len(lengths) else [problems[i] for i in fits]
-    return kept, _told(lengths, [lengths[i] for i in fits], 0, max_tokens, policy, name)
+    return kept, limit.told(lengths, kept=len(fits), tokens=sum(lengths[i] for i in fits), answer_tokens=0)
 
 
 @rank_zero_only
@@ -95,53 +172,15 @@ def as_text(told: DataReport) -> str:
     limit = f"{told.too_long:,} over {told.max_tokens:,} ({told.policy})" if told.max_tokens else "no limit"
     return (
         f"{told.name}: {told.rows:,} rows, {told.kept:,} kept, {told.tokens:,} tokens{answers}\n"
-        f"  length in tokens: {lengths}; {limit}"
+        f"  length in tokens: {lengths}; {limit}{f'; {told.note}' if told.note else ''}"
     )
 
 
-def quantiles(lengths: Sequence[int]) -> dict[str, int]:
+def quantiles(lengths: Sequence[int] | np.ndarray) -> dict[str, int]:
     """The smallest length that is not below this share of all (nearest rank); empty without lengths."""
-    ordered = sorted(lengths)
+    ordered = np.sort(np.asarray(lengths))
     ranks = {name: max(math.ceil(share * len(ordered)) - 1, 0) for name, share in QUANTILES.items()}
-    return {name: ordered[rank] for name, rank in ranks.items()} if ordered else {}
-
-
-def _check(lengths: Sequence[int], max_tokens: int, policy: TooLong, name: str) -> None:
-    if policy not in ("error", "skip", "cut"):
-        raise InputError(
-            f"there is no policy {policy!r} for rows that are too long; choose error, skip or cut"
-        )
-    over = [i for i, length in enumerate(lengths) if max_tokens and length > max_tokens]
-    if over and policy == "error":
-        longest = max(over, key=lambda i: lengths[i])
-        raise InputError(
-            f"{len(over)} of {len(lengths)} rows of {name!r} have more than {max_tokens} tokens; the longest "
-            f"is row {longest} with {lengths[longest]}. Raise the limit, or set too_long to 'skip' or 'cut'"
-        )
-    if over and len(over) == len(lengths) and policy == "skip":
-        raise InputError(
-            f"all {len(lengths)} rows of {name!r} have more than {max_tokens} tokens; raise the limit"
-        )
-
-
-def _cut(example: TokenizedExample, max_tokens: int, name: str, row: int) -> TokenizedExample:
-    if not max_tokens or len(example.ids) <= max_tokens:
-        return example
-    if not any(example.mask[:max_tokens]):
-        raise InputError(
-            f"cutting row {row} of {name!r} ({len(example.ids)} tokens) to {max_tokens} leaves nothing of "
-            "its answer; raise the limit or set too_long to 'skip'"
-        )
-    return TokenizedExample(example.ids[:max_tokens], example.mask[:max_tokens])
-
-
-def _told(
-    came: Sequence[int], kept: Sequence[int], answers: int, max_tokens: int, policy: TooLong, name: str
-) -> DataReport:
-    over = sum(1 for length in came if max_tokens and length > max_tokens)
-    return DataReport(
-        name, len(came), len(kept), sum(kept), answers, quantiles(came), max_tokens, over, policy
-    )
+    return {name: int(ordered[rank]) for name, rank in ranks.items()} if len(ordered) else {}
 
 
 def entry(source: object, split: str, digest: str, told: DataReport) -> dict[str, str]:

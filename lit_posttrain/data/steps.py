@@ -7,6 +7,7 @@ compute the whole plan alike, so that weights are those of the whole step, and b
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heapreplace
 from typing import TypeVar
 
 import torch
@@ -29,7 +30,7 @@ class Cut:
         micro_batches: k, the number of micro-batches on each rank; equal to the trainer's
             `accumulate_grad_batches`.
         packed: Pack several sequences into a row instead of padding each to the longest.
-        row_tokens: Tokens that a packed row holds; 0 means as many as the longest sequence of the step.
+        row_tokens: Most tokens of a packed row; 0 means as many as the longest sequence of the step.
         ranks: Over which the step is divided, and which of them this process is.
     """
 
@@ -79,19 +80,46 @@ Rows = list[list[int]]
 def layout(sizes: Sequence[int], cut: Cut) -> list[list[Rows]]:
     """For each of the k micro-batches what every rank gets of it; every sequence stands exactly once.
 
-    What the ranks get of one micro-batch is of neighbouring sizes, so that none waits long for another. Where
+    What the ranks get of one micro-batch is of about equal size, so that none waits long for another. Where
     there are fewer sequences than parts, the last parts are empty.
     """
     count = cut.ranks.count
-    parts = [_rows(part, sizes, cut) for part in balanced(sizes, cut.micro_batches * count)]
+    parts = _packed(sizes, cut) if cut.packed else _padded(sizes, cut)
     return [parts[first : first + count] for first in range(0, len(parts), count)]
 
 
-def _rows(part: list[int], sizes: Sequence[int], cut: Cut) -> Rows:
-    if not cut.packed:
-        return [[item] for item in part]
-    packed = collate.bins([sizes[item] for item in part], cut.row_tokens or max(sizes))
-    return [[part[i] for i in row] for row in packed]
+def _padded(sizes: Sequence[int], cut: Cut) -> list[Rows]:
+    return [[[item] for item in part] for part in balanced(sizes, cut.micro_batches * cut.ranks.count)]
+
+
+def _packed(sizes: Sequence[int], cut: Cut) -> list[Rows]:
+    """As few rows as best-fit needs, levelled to about equal length; every part gets as many of them.
+
+    Best-fit fills its rows one after the other and leaves the last one nearly empty. The same number of rows
+    with the sequences spread evenly over them are all shorter instead, so that hardly a position is padding.
+    """
+    parts = cut.micro_batches * cut.ranks.count
+    capacity = cut.row_tokens or max(sizes)
+    packed = collate.bins(sizes, capacity)
+    even = levelled(sizes, -(-len(packed) // parts) * parts)
+    rows = even if max(_total(row, sizes) for row in even) <= capacity else packed
+    rows = sorted((row for row in rows if row), key=lambda row: (-_total(row, sizes), row))
+    return [rows[part::parts] for part in range(parts)]
+
+
+def levelled(sizes: Sequence[int], rows: int) -> list[list[int]]:
+    """Spreads items over `rows` rows of about equal totals: the largest first, each into the emptiest row."""
+    held: list[list[int]] = [[] for _ in range(rows)]
+    totals = [(0, row) for row in range(rows)]
+    for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        total, row = totals[0]
+        held[row].append(item)
+        heapreplace(totals, (total + sizes[item], row))
+    return held
+
+
+def _total(row: Sequence[int], sizes: Sequence[int]) -> int:
+    return sum(sizes[item] for item in row)
 
 
 def build(step: Batch, rows: Rows, cut: Cut) -> Batch:

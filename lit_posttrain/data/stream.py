@@ -27,6 +27,8 @@ from lit_posttrain.data.steps import (
 from lit_posttrain.errors import InputError
 from lit_posttrain.keys import digest
 
+SCORED = ("old_logprobs", "reference_logprobs", "teacher_logprobs")
+
 
 class ExperienceStream:
     """Yields the micro-batches of `rollouts` rollouts.
@@ -131,7 +133,7 @@ class ExperienceStream:
                     scored += [([rows[item] for row in mine for item in row], batch)] if mine else []
         for share in self.cut.ranks.gather(scored):
             for order, batch in share:
-                collate.write_back(experience, order, batch, ("old_logprobs", "reference_logprobs"))
+                collate.write_back(experience, order, batch, SCORED)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, with the rollout that is not used up; plain tensors and numbers."""

@@ -3,5 +3,6 @@
 from lit_posttrain.methods.grpo import GRPOModule
 from lit_posttrain.methods.schedules import WarmupDecay
 from lit_posttrain.methods.sft import SFTModule
+from lit_posttrain.methods.teaching import Teacher
 
-__all__ = ["GRPOModule", "SFTModule", "WarmupDecay"]
+__all__ = ["GRPOModule", "SFTModule", "Teacher", "WarmupDecay"]

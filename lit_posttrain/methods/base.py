@@ -118,7 +118,8 @@ class PostTrainModule(pl.LightningModule):
     @property
     def max_positions(self) -> int:
         """Tokens of the longest sequence that the network takes."""
-        return int(read_config(self.network).max_position_embeddings)
+        adapter = self.network.adaptation
+        return int(read_config(self.network).max_position_embeddings) - (adapter.tokens if adapter else 0)
 
     def _check_vocabulary(self) -> None:
         have, need = self.policy.hf_config.vocab_size, self.text.highest_id + 1

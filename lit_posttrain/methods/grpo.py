@@ -8,16 +8,18 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from lit_posttrain.batches import Answer, Experience, PromptBatch, Sampling, StopReason
+from lit_posttrain.batches import Answer, Experience, PromptBatch, Sampling
 from lit_posttrain.collate import take
-from lit_posttrain.contracts import Advantage, Grader, PolicyLoss, Reuse, TokenWeights
+from lit_posttrain.contracts import Advantage, Grader, PolicyLoss, Reuse, Stats, TokenWeights
 from lit_posttrain.errors import InputError
 from lit_posttrain.keys import digest
 from lit_posttrain.ledger import Phase
 from lit_posttrain.methods.base import PostTrainModule
+from lit_posttrain.methods.rollout_metrics import rollout_metrics
+from lit_posttrain.methods.teaching import Teacher, check_vocabulary
 from lit_posttrain.networks import CausalNetwork, NetworkConfig, disable_dropout, place, token_logprobs
 from lit_posttrain.objectives.advantages import GroupAdvantage, informative_groups
-from lit_posttrain.objectives.kl import k3
+from lit_posttrain.objectives.kl import k1, k3
 from lit_posttrain.objectives.policy import Clipped
 from lit_posttrain.objectives.weights import TokenMean
 from lit_posttrain.rollouts import draw, to_experience
@@ -79,9 +81,11 @@ class GRPOModule(PostTrainModule):
         optimizer: Any class of torch.optim.
         schedule: A learning-rate schedule by optimiser step, such as WarmupDecay; none keeps the rate constant.
         seed: Of the sampling.
+        teacher: A network to learn from on the policy's own completions, beside or instead of the rewards.
     """
 
     reference: CausalNetwork
+    teacher: CausalNetwork
 
     def __init__(
         self,
@@ -97,6 +101,7 @@ class GRPOModule(PostTrainModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6, weight_decay=0.0),
         schedule: LRSchedulerCallable | None = None,
         seed: int = 0,
+        teacher: Teacher | None = None,
     ) -> None:
         if kl_weight < 0:
             raise InputError(
@@ -106,16 +111,28 @@ class GRPOModule(PostTrainModule):
         self.grader, self.rollouts, self.advantage, self.loss = grader, rollouts, advantage, loss
         self.sampling = rollouts.sampling
         self.reuse, self.kl_weight, self.seed = reuse, kl_weight, seed
-        self.needs_scoring = rollouts.rescore or kl_weight > 0
+        self.teaching = teacher
+        self.needs_scoring = rollouts.rescore or kl_weight > 0 or teacher is not None
 
     def configure_model(self) -> None:
-        """Loads the policy with dropout off, and the reference where a KL needs one."""
+        """Loads the policy with dropout off, the reference where a KL needs one, and the teacher if there is one.
+
+        Raises:
+            InputError: for a teacher with another vocabulary.
+        """
         super().configure_model()
         disable_dropout(self.policy)
-        if self.kl_weight > 0 and self.network.lora is None and "reference" not in self._modules:
-            self.reference = place(self.network, self._trainer)
-            self.reference.requires_grad_(False)
-            disable_dropout(self.reference)
+        if self.kl_weight > 0 and self.network.adaptation is None and "reference" not in self._modules:
+            self.reference = self._frozen(self.network)
+        if self.teaching is not None and "teacher" not in self._modules:
+            check_vocabulary(self.teaching.network, self.text)
+            self.teacher = self._frozen(self.teaching.network)
+
+    def _frozen(self, settings: NetworkConfig) -> CausalNetwork:
+        network = place(settings, self._trainer)
+        network.requires_grad_(False)
+        disable_dropout(network)
+        return network
 
     def setup(self, stage: str) -> None:
         """Refuses a precision in which every tensor of a batch would be cast."""
@@ -126,10 +143,11 @@ class GRPOModule(PostTrainModule):
             )
 
     def collect(self, prompts: PromptBatch, index: int) -> Experience | None:
-        """Draws and grades G answers per problem; returns the graded ones of groups with different rewards.
+        """Draws and grades G answers per problem; returns those to learn from.
 
-        Ranks divide the problems and all get the whole, so that rewards are compared over all of them. Groups
-        without difference never reach the network, whether or not there is a KL.
+        Ranks divide the problems and all get the whole, so that rewards are compared over all of them. Without a
+        teacher these are the graded answers of groups with different rewards: the others never reach the network,
+        whether or not there is a KL. With one they are all graded answers, or simply all if rewards do not count.
         """
         with self._precision():
             answers = draw(
@@ -154,27 +172,35 @@ class GRPOModule(PostTrainModule):
             policy_version=self.global_step,
             pad_id=self.text.pad_id,
         )
-        rows = (informative_groups(rewards, graded)[:, None] & graded).flatten().nonzero().squeeze(-1)
+        rows = self._learned_from(rewards, graded).flatten().nonzero().squeeze(-1)
         return take(experience, rows.tolist()) if len(rows) else None
+
+    def _learned_from(self, rewards: Tensor, graded: Tensor) -> Tensor:
+        """Which answers (P, G) teach something."""
+        if self.teaching is None:
+            return informative_groups(rewards, graded)[:, None] & graded
+        return graded if self.teaching.reward_weight else torch.ones_like(graded)
 
     @torch.no_grad()
     def score(self, experience: Experience) -> None:
-        """Old log-probs where `rescore` asks for them, and reference log-probs where the KL does."""
+        """Old log-probs where `rescore` asks for them, those of reference and teacher where there are such."""
         with self.ledger.phase(Phase.SCORING), self._precision():
             batch = experience.to(self.device)
             if self.rollouts.rescore:
                 experience.old_logprobs = self._logprobs(self.policy, batch).cpu()
-            if self.kl_weight > 0 and self.network.lora is not None:
+            if self.kl_weight > 0 and self.network.adaptation is not None:
                 with self.policy.adapter_off():
                     experience.reference_logprobs = self._logprobs(self.policy, batch).cpu()
             elif self.kl_weight > 0:
                 experience.reference_logprobs = self._logprobs(self.reference, batch).cpu()
+            if self.teaching is not None:
+                experience.teacher_logprobs = self._logprobs(self.teacher, batch).cpu()
 
     def training_step(self, batch: Experience, batch_idx: int) -> Tensor:
         """The batch's share of the step's loss."""
         with self.ledger.phase(Phase.UPDATE):
             logprobs = self._logprobs(self.policy, batch)
-        token_loss, stats = self.loss(logprobs, batch)
+        token_loss, stats = self._surrogate(logprobs, batch)
         new = logprobs.detach()
         stats["policy/entropy_nats"] = -batch.sampled_logprobs
         stats["policy/engine_gap_nats"] = (batch.old_logprobs - batch.sampled_logprobs).abs()
@@ -184,6 +210,16 @@ class GRPOModule(PostTrainModule):
             stats["policy/kl_reference_nats"] = kl
             token_loss = token_loss + self.kl_weight * kl
         return self.reduce(token_loss, batch, stats)
+
+    def _surrogate(self, logprobs: Tensor, batch: Experience) -> tuple[Tensor, Stats]:
+        """The policy loss, with what a teacher says in it."""
+        if self.teaching is None or batch.teacher_logprobs is None:
+            return self.loss(logprobs, batch)
+        advantages, added = self.teaching.objective(logprobs, batch)
+        combined = self.teaching.reward_weight * batch.advantages + advantages
+        token_loss, stats = self.loss(logprobs, replace(batch, advantages=combined))
+        stats["policy/kl_teacher_nats"] = k1(logprobs.detach(), batch.teacher_logprobs)
+        return token_loss + added, stats
 
     def _logprobs(self, network: CausalNetwork, batch: Experience) -> Tensor:
         return token_logprobs(network, batch, temperature=batch.temperature, ledger=self.ledger)
@@ -205,38 +241,3 @@ class GRPOModule(PostTrainModule):
             | {"rollout/problems": (index + 1) * len(told)}
         )
         self.fire("on_experience", told)
-
-
-def rollout_metrics(
-    answers: list[list[Answer]], rewards: Tensor, graded: Tensor, lowest: float
-) -> dict[str, float]:
-    """What a rollout was like, by the names of `names.py`; means are over graded completions."""
-    flat = [answer for group in answers for answer in group]
-    informative = informative_groups(rewards, graded)
-    settled = ~informative & graded.any(dim=1)
-    values = rewards[graded]
-    correct = [float(answer.grade.correct) for answer in flat if answer.grade.correct is not None]
-    first = torch.where(graded, rewards, torch.full_like(rewards, -torch.inf)).amax(dim=1)
-    metrics = {
-        "rollout/length_mean_tokens": sum(len(a.completion.tokens) for a in flat) / len(flat),
-        "rollout/truncated_fraction": sum(a.completion.stop is StopReason.LENGTH for a in flat) / len(flat),
-        "rollout/ungraded_fraction": 1 - float(graded.float().mean()),
-        "rollout/informative_fraction": float(informative.float().mean()),
-        "rollout/solve_none_fraction": float((settled & (first <= lowest)).float().mean()),
-        "rollout/solve_all_fraction": float((settled & (first > lowest)).float().mean()),
-    }
-    if len(values):
-        metrics["reward/mean"] = float(values.mean())
-        metrics["reward/standard_deviation"] = float(values.std(unbiased=False))
-    if correct:
-        metrics["reward/correct_fraction"] = sum(correct) / len(correct)
-    return metrics | _part_means(flat)
-
-
-def _part_means(flat: list[Answer]) -> dict[str, float]:
-    graded = [answer.grade.parts for answer in flat if answer.grade.reward is not None]
-    parts = {name for grade in graded for name in grade}
-    return {
-        f"reward/{name}": sum(g[name] for g in graded if name in g) / max(1, sum(name in g for g in graded))
-        for name in parts
-    }

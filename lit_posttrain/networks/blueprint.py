@@ -8,9 +8,10 @@ from torch import Tensor, distributed, nn
 
 from lit_posttrain.batches import TokenBatch
 from lit_posttrain.errors import InputError
+from lit_posttrain.networks.adapters import attach
 from lit_posttrain.networks.attention import portable
-from lit_posttrain.networks.load import NetworkConfig, assemble, build, random_model
-from lit_posttrain.networks.lora import attach
+from lit_posttrain.networks.config import NetworkConfig
+from lit_posttrain.networks.load import assemble, build, random_model
 from lit_posttrain.networks.network import CausalNetwork
 
 PROBE_TOKENS = 8
@@ -83,8 +84,8 @@ def skeleton(blueprint: Blueprint, settings: NetworkConfig) -> CausalNetwork:
     """
     with torch.device("meta"):
         model = random_model(blueprint.config, settings)
-    if settings.lora is not None:
-        model = attach(model, settings.lora, settings.path)
+    if settings.adaptation is not None:
+        model = attach(model, settings.adaptation, settings.path)
     network = assemble(
         model, settings, blueprint.original, packs=blueprint.packs, digest=blueprint.base_digest
     )

@@ -81,17 +81,23 @@ class KeyValueCache(Cache):
         self.parts = [KeyValueLayer(max_tokens) for _ in range(layers)]
         super().__init__(layers=list(self.parts))
         self.max_tokens = max_tokens
+        self.virtual = 0  # columns at the front that hold no token of any row's own
 
     @property
     def length(self) -> int:
-        """Columns filled, the same for all rows."""
-        return self.parts[0].length
+        """Columns filled with tokens of the rows, padding included; the same for all rows."""
+        return self.parts[0].length - self.virtual
 
     @property
     def rows(self) -> int:
         """Sequences held; 0 before the first forward."""
         keys = self.parts[0].keys
         return 0 if keys is None else keys.shape[0]
+
+    def begin(self, rows: int) -> None:
+        """Takes what has been read, in one row, for virtual tokens that stand before each of `rows` rows."""
+        self.virtual = self.parts[0].length
+        self.repeat(rows)
 
     def select(self, rows: Tensor) -> None:
         """Keeps only `rows` (int64 indices), in that order: drops finished sequences."""

@@ -1,18 +1,21 @@
 """Names the weights of a network, so that an adapter is never put on another one."""
 
 import hashlib
+from itertools import chain
 from typing import Any
 
 import torch
+
+from lit_posttrain.networks.quantised import scales
 
 
 def base_digest(model: Any) -> str:
     """32 hex digits of all parameters of a Hugging Face model without adapters: names, dtypes, shapes, bytes.
 
-    Reads every byte once, at about the speed of a disk.
+    Those of 4-bit weights include their scales. Reads every byte once, at about the speed of a disk.
     """
     whole = hashlib.blake2b(digest_size=16)
-    for name, parameter in sorted(model.named_parameters()):
+    for name, parameter in sorted(chain(model.named_parameters(), scales(model)), key=lambda pair: pair[0]):
         whole.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
         plain = parameter.detach().cpu().contiguous()
         whole.update(plain.view(torch.uint8).numpy().data if plain.ndim else plain.numpy().tobytes())

@@ -26,13 +26,19 @@ class Work:
     causal_pairs: int
 
 
-def training_work(batch: TokenBatch, *, head_positions: int, dense: bool) -> Work:
-    """The work of a batch, padding included; `dense` says that attention runs over whole rows."""
+def training_work(
+    batch: TokenBatch, *, head_positions: int, dense: bool, computed: int = 0, seen: int = 0
+) -> Work:
+    """The work of a batch, padding included; `dense` says that attention runs over whole rows.
+
+    Before each sequence stand `computed` virtual tokens that the layers run on too, and `seen` that they do not.
+    """
     rows, tokens = batch.input_ids.shape
-    lengths = torch.bincount(batch.segments.flatten())[1:]
-    triangle = int((lengths * (lengths + 1) // 2).sum())
+    lengths = torch.bincount(batch.segments.flatten())[1:] + computed
+    triangle = int((lengths * (lengths + 1) // 2 + lengths * seen).sum())
     if dense:
-        return Work(rows * tokens, head_positions, rows * tokens * tokens, triangle)
+        tokens += computed
+        return Work(rows * tokens, head_positions, rows * tokens * (tokens + seen), triangle)
     return Work(int(lengths.sum()), head_positions, int((lengths**2).sum()), triangle)
 
 
@@ -60,7 +66,7 @@ class FlopCounts:
         The network may be on the meta device. Its parameters must require what they will require.
         """
         counts, modes = cls(), [(module, module.training) for module in network.modules()]
-        ways = [nullcontext] if network.settings.lora is None else [nullcontext, network.adapter_off]
+        ways = [nullcontext] if network.settings.adaptation is None else [nullcontext, network.adapter_off]
         for way in ways:
             with way(), portable(network.hf_config):
                 counts._find(network, backward=False)
@@ -92,7 +98,7 @@ class FlopCounts:
 
 def _way(network: "CausalNetwork", backward: bool) -> tuple[bool, ...]:
     """What decides which products run."""
-    adapters_on = network.settings.lora is not None and not network.model._adapters_disabled
+    adapters_on = network.settings.adaptation is not None and not network.model._adapters_disabled
     if not backward:
         return (adapters_on,)
     trained = (parameter.requires_grad for parameter in network.parameters())

@@ -1,75 +1,19 @@
 """From a YAML block to a network: a hub name, a local folder, or a random network of a given shape."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from lit_posttrain.errors import InputError
-from lit_posttrain.networks.attention import GROUPED
+from lit_posttrain.networks.adapters import attach
+from lit_posttrain.networks.config import DTYPES, KERNELS, NetworkConfig, bare
 from lit_posttrain.networks.digest import base_digest
-from lit_posttrain.networks.lora import LoraSettings, attach, check_targets
 from lit_posttrain.networks.network import CausalNetwork
+from lit_posttrain.networks.quantised import check_shapes, quantise
 from lit_posttrain.networks.verify import verify
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-KERNELS = {"sdpa": GROUPED, "eager": "eager", "flash_attention_2": "flash_attention_2"}
 LAYER_TYPES = {"full_attention", "sliding_attention"}
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Which causal language model, and how it is held and run.
-
-    Args:
-        path: A Hugging Face hub name or a local folder with config.json and safetensors.
-        config: Instead of a path, a transformers config with `model_type`: a network with random weights.
-        seed: Of the random weights, adapters included.
-        revision: Branch, tag or commit of a hub name.
-        dtype: Of the weights as held. Training in pure bfloat16 loses small updates; prefer float32 with the
-            trainer's precision bf16-mixed.
-        fp32_head: Compute the logits in float32 whatever the weights' dtype; slower and closer to exact.
-        gradient_checkpointing: Keep only each layer's input and run the layer again in the backward: about a
-            third more FLOPs, far less memory.
-        attention: The attention kernel: sdpa, eager, or flash_attention_2 (needs a GPU and flash-attn).
-        chunk_tokens: Positions whose logits exist at a time; their chunk is run again in the backward.
-            0 = all at once and kept, which is faster for small vocabularies.
-        lora: Train low-rank adapters instead of the network itself.
-    """
-
-    path: str | None = None
-    config: dict[str, Any] | None = None
-    seed: int = 0
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    fp32_head: bool = False
-    gradient_checkpointing: bool = False
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    chunk_tokens: int = 1024
-    lora: LoraSettings | None = None
-
-    def __post_init__(self) -> None:
-        if (self.path is None) == (self.config is None):
-            given = "both" if self.path is not None else "neither"
-            raise InputError(f"a network needs exactly one of path and config; {given} was given.")
-        if self.dtype not in DTYPES:
-            raise InputError(f"dtype is {self.dtype!r}; it must be one of {sorted(DTYPES)}.")
-        if self.attention not in KERNELS:
-            raise InputError(f"attention is {self.attention!r}; it must be one of {sorted(KERNELS)}.")
-        if self.chunk_tokens < 0:
-            raise InputError(f"chunk_tokens is {self.chunk_tokens}; it must be 0 (no chunks) or more.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types only, for a checkpoint."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> "NetworkConfig":
-        """The inverse of `to_dict`."""
-        lora = state["lora"]
-        return cls(**{**state, "lora": None if lora is None else LoraSettings(**lora)})
 
 
 def build(settings: NetworkConfig) -> CausalNetwork:
@@ -77,12 +21,13 @@ def build(settings: NetworkConfig) -> CausalNetwork:
 
     Raises:
         InputError: for a folder that is no model, an unknown model type, an architecture whose log-probs we
-            would get wrong, or LoRA targets that match nothing.
+            would get wrong, or adapters that do not fit it.
     """
     config = read_config(settings)
     check_architecture(config, settings)
-    if settings.lora is not None:
-        check_targets(on_meta(config, settings), settings.lora)
+    adapter = settings.adaptation
+    if adapter is not None:
+        _check_fit(on_meta(config, settings), settings)
     original = config.to_dict()
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
@@ -92,10 +37,13 @@ def build(settings: NetworkConfig) -> CausalNetwork:
             if settings.path is None
             else _pretrained(settings.path, config, settings)
         )
-        packs = verify(CausalNetwork(model, _without_lora(settings), original))
-        digest = None if settings.lora is None else base_digest(model)
-        if settings.lora is not None:
-            model = attach(model, settings.lora, settings.path)
+        if settings.quantisation is not None:
+            quantise(model, settings.quantisation, settings.products_dtype)
+        packs = verify(CausalNetwork(model, bare(settings), original), settings.products_dtype)
+        digest = None if adapter is None else base_digest(model)
+        if adapter is not None:
+            model = attach(model, adapter, settings.path)
+            packs = packs and not adapter.tokens
     return assemble(model, settings, original, packs=packs, digest=digest)
 
 
@@ -138,6 +86,11 @@ def check_architecture(config: Any, settings: NetworkConfig) -> None:
         raise InputError(
             f"{config.model_type} caps its attention scores, which sdpa leaves out silently; "
             "set attention: eager."
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise InputError(
+            f"the weights of {settings.path} are stored quantised, and cannot be trained so; give the network that "
+            "they were made from, and set quantisation to hold it in 4 bits."
         )
     unknown = set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES
     if unknown:
@@ -219,5 +172,9 @@ def _pretrained(path: str, config: Any, settings: NetworkConfig) -> Any:
         raise InputError(f"the network {path!r} could not be loaded: {error}") from error
 
 
-def _without_lora(settings: NetworkConfig) -> NetworkConfig:
-    return replace(settings, lora=None)
+def _check_fit(model: Any, settings: NetworkConfig) -> None:
+    """Raises InputError for adapters or 4 bits that a network cannot have, before any weight is loaded."""
+    assert settings.adaptation is not None
+    settings.adaptation.peft_config(model, None)
+    if settings.quantisation is not None:
+        check_shapes(model)

@@ -1,7 +1,8 @@
 """Log-probabilities of tokens: the only place where tokens are shifted by one."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,22 @@ from lit_posttrain.ledger import Ledger
 
 if TYPE_CHECKING:
     from lit_posttrain.networks.network import CausalNetwork
+
+
+Readout = Callable[[Tensor, Tensor], Tensor]
+"""What is read off logits (N, V), float32, given the tokens (N,) that came: (N,), or (N, K) for K values."""
+
+
+def of_token(logits: Tensor, tokens: Tensor) -> Tensor:
+    """The log-probability (N,) of the tokens."""
+    return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+def of_token_and_mean(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probabilities (N, 2): of the tokens, and the mean over the whole vocabulary."""
+    normaliser = logits.logsumexp(-1)
+    chosen = logits.gather(-1, tokens[:, None])[:, 0]
+    return torch.stack([chosen - normaliser, logits.mean(-1) - normaliser], dim=-1)
 
 
 def token_logprobs(
@@ -30,6 +47,14 @@ def token_logprobs(
     return network(batch, temperature=temperature, ledger=ledger)
 
 
+def token_and_mean_logprobs(
+    network: "CausalNetwork", batch: TokenBatch, *, ledger: Ledger | None = None
+) -> tuple[Tensor, Tensor]:
+    """Two tensors (B, T) as `token_logprobs` says: log p of each token, and its mean over the vocabulary."""
+    both = network(batch, read=of_token_and_mean, ledger=ledger)
+    return both[..., 0], both[..., 1]
+
+
 def predicted(batch: TokenBatch) -> Tensor:
     """(B, T-1) bool: entry t says whether the state of token t must predict token t+1."""
     segments = batch.segments
@@ -43,8 +68,11 @@ def logprobs_of_states(
     *,
     temperature: float,
     chunk_tokens: int,
+    read: Readout = of_token,
 ) -> Tensor:
     """Log-probabilities (B, T) from the last hidden states (B, T, H) and `head`: (N, H) to logits (N, V).
+
+    Where `read` gives K values of each position, (B, T, K).
 
     The head is applied only where the next token is under the mask, `chunk_tokens` positions at a time, and
     each chunk again in the backward, so that logits exist for one chunk only; 0 = all at once and kept.
@@ -57,32 +85,36 @@ def logprobs_of_states(
     rows, columns = wanted.nonzero(as_tuple=True)
     chosen = states.flatten(0, 1).index_select(0, rows * states.shape[1] + columns)
     targets = batch.input_ids[rows, columns + 1]
-    values = _in_chunks(chosen, targets, head, temperature, chunk_tokens)
-    shifted = values.new_zeros(wanted.shape).masked_scatter(wanted, values)
-    return functional.pad(shifted, (1, 0))
+    values = _in_chunks(chosen, targets, _Reading(head, temperature, read), chunk_tokens)
+    beside = values.shape[1:]
+    shifted = values.new_zeros(*wanted.shape, *beside)
+    shifted = shifted.masked_scatter(wanted.view(*wanted.shape, *[1] * len(beside)), values)
+    return functional.pad(shifted, (*[0, 0] * len(beside), 1, 0))
 
 
-def _in_chunks(
-    states: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], temperature: float, chunk_tokens: int
-) -> Tensor:
+@dataclass(frozen=True)
+class _Reading:
+    """From states (N, H) and the tokens that came (N,) to what is read off the logits between them."""
+
+    head: Callable[[Tensor], Tensor]
+    temperature: float
+    read: Readout
+
+    def __call__(self, states: Tensor, tokens: Tensor) -> Tensor:
+        logits = self.head(states).float()
+        return self.read(logits if self.temperature == 1.0 else logits / self.temperature, tokens)
+
+
+def _in_chunks(states: Tensor, targets: Tensor, reading: _Reading, chunk_tokens: int) -> Tensor:
     if chunk_tokens == 0:
-        return _logprobs(states, targets, head, temperature)
+        return reading(states, targets)
     parts = zip(states.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
-    return torch.cat([_recomputed(part, target, head, temperature) for part, target in parts])
+    return torch.cat([_recomputed(reading, part, target) for part, target in parts])
 
 
-def _recomputed(*arguments: Any) -> Tensor:
+def _recomputed(reading: _Reading, states: Tensor, targets: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
-        return _logprobs(*arguments)
-    result = checkpoint(_logprobs, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return reading(states, targets)
+    result = checkpoint(reading, states, targets, use_reentrant=False, preserve_rng_state=False)
     assert isinstance(result, Tensor)
     return result
-
-
-def _logprobs(
-    states: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], temperature: float
-) -> Tensor:
-    logits = head(states).float()
-    if temperature != 1.0:
-        logits = logits / temperature
-    return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from lit_posttrain.networks.load import DTYPES, NetworkConfig, on_meta, read_config
-from lit_posttrain.networks.lora import attach
+from lit_posttrain.networks.adapters import attach
+from lit_posttrain.networks.config import DTYPES, NetworkConfig
+from lit_posttrain.networks.load import on_meta, read_config
+from lit_posttrain.networks.quantised import saved_bytes
 from lit_posttrain.networks.shapes import attention_shape
 
 MEBIBYTE = 2**20
@@ -14,7 +16,8 @@ MEBIBYTE = 2**20
 class MemoryEstimate:
     """Bytes by purpose. Weights, gradients, optimiser and cache are exact; activations and logits are rough.
 
-    `weights` includes adapters; `optimizer` is Adam's two moments, held like the weights they belong to;
+    `weights` includes adapters, and 4-bit weights with their scales (while the network is loaded it is held whole
+    in the host's memory, in its own dtype); `optimizer` is Adam's two moments, held like the weights they belong to;
     `activations` are what one forward keeps for its backward; `logits` are those of one chunk of the head.
     """
 
@@ -65,14 +68,16 @@ def estimate(
         row_tokens: Prompt and completion of each.
 
     Raises:
-        InputError: if the config cannot be read or LoRA targets match nothing.
+        InputError: if the config cannot be read or adapters do not fit the network.
     """
     config = read_config(settings)
-    model = on_meta(config, settings)
-    if settings.lora is not None:
-        model = attach(model, settings.lora, settings.path)
+    model, adapter, quantisation = on_meta(config, settings), settings.adaptation, settings.quantisation
+    saved = 0 if quantisation is None else saved_bytes(model, quantisation, settings.products_dtype)
+    if adapter is not None:
+        model = attach(model, adapter, settings.path)
+        row_tokens += adapter.tokens
     size = DTYPES[settings.dtype].itemsize
-    weights = sum(p.numel() * p.itemsize for p in model.parameters())
+    weights = sum(p.numel() * p.itemsize for p in model.parameters()) - saved
     trained = sum(p.numel() * p.itemsize for p in model.parameters() if p.requires_grad)
     shape = attention_shape(config)
     cache = 2 * shape.layers * rows * shape.key_heads * row_tokens * shape.head_dimension * size

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,19 +13,20 @@ from lit_posttrain.batches import TokenBatch
 from lit_posttrain.errors import InputError
 from lit_posttrain.ledger import Ledger
 from lit_posttrain.networks import masks
+from lit_posttrain.networks.adapters import adapters_off
 from lit_posttrain.networks.cache import KeyValueCache
 from lit_posttrain.networks.flops import FlopCounts, decoding_work, training_work
 from lit_posttrain.networks.gathering import ShardedParameters, local
-from lit_posttrain.networks.logprobs import logprobs_of_states, predicted
-from lit_posttrain.networks.lora import adapters_off
+from lit_posttrain.networks.logprobs import Readout, logprobs_of_states, of_token, predicted
 from lit_posttrain.networks.shapes import attention_shape, max_positions
+from lit_posttrain.networks.virtual_tokens import read_into, states_after
 
 if TYPE_CHECKING:
-    from lit_posttrain.networks.load import NetworkConfig
+    from lit_posttrain.networks.config import NetworkConfig
 
 
 class CausalNetwork(nn.Module):
-    """Wraps a Hugging Face causal language model, with or without LoRA; made by `load.build`.
+    """Wraps a Hugging Face causal language model, with or without adapters; made by `load.build`.
 
     `model` is the Hugging Face model or the `PeftModel` around it; `settings` how it was made; `original` the
     Hugging Face config as a plain dict, from before any change to it.
@@ -36,11 +38,18 @@ class CausalNetwork(nn.Module):
         self.settings = settings
         self.original = original
         self.packs = True
-        self.base_digest: str | None = None  # of the frozen weights under LoRA
+        self.base_digest: str | None = None  # of the frozen weights under adapters
         self.flops = FlopCounts()
         self.sharded: ShardedParameters | None = None  # where processes share the parameters
 
-    def forward(self, batch: TokenBatch, *, temperature: float = 1.0, ledger: Ledger | None = None) -> Tensor:
+    def forward(
+        self,
+        batch: TokenBatch,
+        *,
+        temperature: float = 1.0,
+        read: Readout = of_token,
+        ledger: Ledger | None = None,
+    ) -> Tensor:
         """Log-probabilities (B, T) as `token_logprobs` says; called as a module so that hooks fire."""
         result = logprobs_of_states(
             self.hidden(batch),
@@ -48,6 +57,7 @@ class CausalNetwork(nn.Module):
             self.head,
             temperature=temperature,
             chunk_tokens=self.settings.chunk_tokens,
+            read=read,
         )
         if ledger is not None:
             self._book(batch, result.requires_grad, ledger)
@@ -75,6 +85,8 @@ class CausalNetwork(nn.Module):
         length = input_ids.shape[1] + (0 if cache is None else cache.length)
         if length > self.max_positions:
             raise InputError(f"{self.name} has {self.max_positions} positions and was given {length} tokens.")
+        if cache is None and self.virtual_tokens:
+            return states_after(self.model, input_ids)
         output = self.causal.base_model(
             input_ids=input_ids,
             position_ids=position_ids,
@@ -109,16 +121,19 @@ class CausalNetwork(nn.Module):
         """
         if self.training:
             raise RuntimeError("decode needs evaluation mode; call it within network.decoding()")
+        if cache.rows == 0 and self.virtual_tokens:
+            self._read_virtual(cache, len(input_ids), ledger)
         queries, length = input_ids.shape[1], cache.length + input_ids.shape[1]
-        mask = self._decoding_mask(attention_mask, input_ids, length)
-        states = self.states(input_ids, position_ids, mask, cache)
+        mask = self._decoding_mask(attention_mask, input_ids, length, cache.virtual)
+        states = self.states(input_ids, position_ids + cache.virtual, mask, cache)
         if ledger is not None:
-            self.flops.book(self, decoding_work(len(input_ids), queries, length), ledger, backward=False)
+            work = decoding_work(len(input_ids), queries, length + cache.virtual)
+            self.flops.book(self, work, ledger, backward=False)
         return self.head(states[:, -1]).float()
 
     def new_cache(self, max_tokens: int) -> KeyValueCache:
-        """An empty cache with room for `max_tokens` columns."""
-        return KeyValueCache(self.layers, max_tokens)
+        """An empty cache with room for `max_tokens` columns, and virtual tokens before them."""
+        return KeyValueCache(self.layers, max_tokens + self.virtual_tokens)
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
@@ -142,21 +157,21 @@ class CausalNetwork(nn.Module):
         """Runs the block with the adapters off: the network before training, for reference log-probs.
 
         Raises:
-            InputError: without LoRA, where the base network itself is trained.
+            InputError: without adapters, where the base network itself is trained.
         """
-        if self.settings.lora is None:
+        if self.settings.adaptation is None:
             raise InputError("this network has no adapter to turn off; set lora, or load a second network.")
         with adapters_off(self.model):
             yield
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """Those that require a gradient: the adapters under LoRA, everything otherwise."""
+        """Those that require a gradient: the adapters where there are any, everything otherwise."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     @property
     def causal(self) -> Any:
         """The Hugging Face causal language model, adapters (if any) inside its layers."""
-        return self.model if self.settings.lora is None else self.model.get_base_model()
+        return self.model if self.settings.adaptation is None else self.model.get_base_model()
 
     @property
     def hf_config(self) -> Any:
@@ -175,8 +190,20 @@ class CausalNetwork(nn.Module):
 
     @property
     def max_positions(self) -> int:
-        """The longest sequence, in tokens, that the network takes."""
-        return max_positions(self.hf_config)
+        """The longest sequence, in tokens, that the network takes beside virtual ones."""
+        return max_positions(self.hf_config) - self.virtual_tokens
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Trained tokens that stand before each sequence now; 0 with the adapters off."""
+        adapter = self.settings.adaptation
+        return 0 if adapter is None or self.model._adapters_disabled else adapter.tokens
+
+    @property
+    def seen_tokens(self) -> int:
+        """Those of the virtual tokens that the layers find as keys and values, and do not run on."""
+        adapter = self.settings.adaptation
+        return 0 if adapter is None or adapter.computed else self.virtual_tokens
 
     @property
     def vocabulary(self) -> int:
@@ -203,13 +230,23 @@ class CausalNetwork(nn.Module):
         """Whether processes share each layer, so that all of them must make the same calls of `decode`."""
         return self.sharded is not None and self.sharded.tensor_parallel > 1
 
-    def _decoding_mask(self, mask: Tensor | None, input_ids: Tensor, length: int) -> Any:
+    def _read_virtual(self, cache: KeyValueCache, rows: int, ledger: Ledger | None) -> None:
+        """Reads the virtual tokens once, for all rows of a cache that is empty yet."""
+        read_into(self.model, cache, rows)
+        if ledger is not None and not self.seen_tokens:
+            tokens = self.virtual_tokens
+            work = replace(decoding_work(1, tokens, tokens), head_positions=0)
+            self.flops.book(self, work, ledger, backward=False)
+
+    def _decoding_mask(self, mask: Tensor | None, input_ids: Tensor, length: int, virtual: int) -> Any:
+        """The mask as the layers take it; every token also sees the virtual ones before all others."""
         rows, queries = input_ids.shape
-        if mask is None and queries == length:
+        if mask is None and queries == length and not virtual:
             return None
         if mask is None:
             none = torch.zeros(rows, dtype=torch.int64, device=input_ids.device)
             mask = masks.left_padded_mask(none, length=length, queries=queries)
+        mask = functional.pad(mask, (virtual, 0), value=True) if virtual else mask
         return masks.for_layers(mask, self.hf_config, self.compute_dtype)
 
     def _hidden_without_padding(self, batch: TokenBatch) -> Tensor:
@@ -229,5 +266,11 @@ class CausalNetwork(nn.Module):
 
     def _book(self, batch: TokenBatch, backward: bool, ledger: Ledger) -> None:
         dense = self.hf_config._attn_implementation != "flash_attention_2"
-        work = training_work(batch, head_positions=int(predicted(batch).sum()), dense=dense)
+        work = training_work(
+            batch,
+            head_positions=int(predicted(batch).sum()),
+            dense=dense,
+            computed=self.virtual_tokens - self.seen_tokens,
+            seen=self.seen_tokens,
+        )
         self.flops.book(self, work, ledger, backward=backward)

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from lit_posttrain.networks.load import NetworkConfig, build
+from lit_posttrain.networks.config import NetworkConfig
+from lit_posttrain.networks.load import build
 from lit_posttrain.networks.network import CausalNetwork
 
 

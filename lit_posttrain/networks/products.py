@@ -11,8 +11,14 @@ from torch import Tensor, nn
 
 from lit_posttrain.errors import InputError
 from lit_posttrain.networks import masks
-from lit_posttrain.networks.lora import is_linear
+from lit_posttrain.networks.adapter_products import (
+    AdapterProducts,
+    adapter_modules,
+    adapter_products,
+    whole_matrices,
+)
 from lit_posttrain.networks.shapes import attention_shape
+from lit_posttrain.networks.targets import is_linear, linear_shape
 
 if TYPE_CHECKING:
     from lit_posttrain.networks.network import CausalNetwork
@@ -20,15 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rates:
-    """FLOPs per position of the layers, per position of the head, per pair of attention."""
+    """FLOPs per position of the layers, per position of the head, per pair of attention, and per forward."""
 
     position: float
     head: float
     pair: float
+    forward: float = 0.0
 
     def flops(self, positions: int, head_positions: int, pairs: int) -> float:
-        """FLOPs of so much work."""
-        return self.position * positions + self.head * head_positions + self.pair * pairs
+        """FLOPs of so much work in one forward."""
+        return self.position * positions + self.head * head_positions + self.pair * pairs + self.forward
 
 
 def find_rates(network: "CausalNetwork", *, backward: bool) -> Rates:
@@ -40,17 +47,23 @@ def find_rates(network: "CausalNetwork", *, backward: bool) -> Rates:
     refuse_unknown_weights(network)
     layers = {module: Linear(module) for module in network.modules() if is_linear(module)}
     attentions = {module: Attention() for module in network.modules() if is_attention(module)}
+    adapters = {module: adapter_products(module) for module in adapter_modules(network)}
     head_module = network.causal.get_output_embeddings()
-    with watching(layers, attentions) as backward_began:
+    with watching(layers, attentions, adapters, whole_matrices(network)) as backward_began:
         states_need_gradient = probe(network, backward, backward_began)
+    if backward and network.seen_tokens:  # trained keys and values, which come from no projection
+        for attention in attentions.values():
+            attention.needs |= {"key": True, "value": True}
     shape = attention_shape(network.hf_config)
     head = 2.0 * head_module.weight.numel()
     extra = int(states_need_gradient) + int(head_module.weight.requires_grad)
     again = int(network.settings.chunk_tokens > 0)
     return Rates(
-        position=sum(layer.flops for module, layer in layers.items() if module is not head_module),
+        position=sum(layer.flops for module, layer in layers.items() if module is not head_module)
+        + sum(one.position for one in adapters.values()),
         head=head * (1 + backward * (extra + again)),
         pair=2.0 * shape.heads * shape.head_dimension * sum(one.products for one in attentions.values()),
+        forward=sum(one.forward for one in adapters.values()),
     )
 
 
@@ -61,7 +74,8 @@ class Linear:
         weight = module.weight
         assert isinstance(weight, Tensor)
         self.weight = weight
-        self.size = weight.numel()
+        inputs, outputs = linear_shape(module)
+        self.size = inputs * outputs
         self.runs = self.runs_again = self.gradients = 0
 
     def note(self, states: Tensor, again: bool) -> None:
@@ -100,14 +114,29 @@ def is_attention(module: nn.Module) -> bool:
 
 
 @contextmanager
-def watching(layers: dict[nn.Module, Linear], attentions: dict[nn.Module, Attention]) -> Iterator[Event]:
-    """Notes every run in the block; the event is set by the block when its backward begins."""
+def watching(
+    layers: dict[nn.Module, Linear],
+    attentions: dict[nn.Module, Attention],
+    adapters: dict[nn.Module, AdapterProducts],
+    matrices: dict[nn.Module, int],
+) -> Iterator[Event]:
+    """Notes every run in the block, but of `matrices` of so many rows; the block sets the event when its backward
+    begins."""
     began = Event()
 
     def linear_ran(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        layers[module].note(inputs[0], began.is_set())
+        if inputs[0].shape[:-1] != (matrices.get(module),):
+            layers[module].note(inputs[0], began.is_set())
+
+    def adapter_runs(module: nn.Module, inputs: tuple[Tensor, ...], named: Any) -> None:
+        adapters[module].starts(inputs[0], named, began.is_set())
+
+    def adapter_ran(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        adapters[module].ends(inputs[0], began.is_set())
 
     handles = [module.register_forward_hook(linear_ran) for module in layers]
+    handles += [module.register_forward_pre_hook(adapter_runs, with_kwargs=True) for module in adapters]
+    handles += [module.register_forward_hook(adapter_ran) for module in adapters]
     for module, attention in attentions.items():
         handles.append(module.register_forward_hook(_attention_ran(attention, began)))
         for name, child in module.named_children():
@@ -144,9 +173,13 @@ def _own_mask(network: "CausalNetwork") -> Any:
 
 
 def refuse_unknown_weights(network: "CausalNetwork") -> None:
-    """Raises InputError for matrices outside dense layers and embeddings, as we would not count them."""
+    """Raises InputError for matrices outside dense layers and embeddings, as we would not count them.
+
+    Those of adapters are known: `adapter_products` counts them, or they multiply number by number, as in IA3.
+    """
+    known = {inner for module in adapter_modules(network, all_kinds=True) for inner in module.modules()}
     for name, module in network.named_modules():
-        if is_linear(module) or isinstance(module, nn.Embedding):
+        if is_linear(module) or isinstance(module, nn.Embedding) or module in known:
             continue
         for own, weight in module.named_parameters(recurse=False):
             if weight.ndim > 1:

@@ -13,9 +13,9 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from lit_posttrain.errors import InputError
 from lit_posttrain.networks.blueprint import Blueprint, Filling, announce, probe_logprobs, skeleton
+from lit_posttrain.networks.config import DTYPES, NetworkConfig
 from lit_posttrain.networks.flops import FlopCounts
 from lit_posttrain.networks.gathering import ShardedParameters
-from lit_posttrain.networks.load import DTYPES, NetworkConfig
 from lit_posttrain.networks.network import CausalNetwork
 from lit_posttrain.networks.products import is_attention
 from lit_posttrain.networks.tensor_parallel import TensorParallel, refuse_adapters
@@ -61,6 +61,7 @@ def build_sharded(settings: NetworkConfig, mesh: DeviceMesh, sharding: Sharding)
     layers_shared_by = mesh["tensor_parallel"].size()
     if layers_shared_by > 1:
         refuse_adapters(settings)
+    refuse_undivided(settings)
     whole, blueprint = announce(settings, device)
     network = skeleton(blueprint, settings)
     network.flops = FlopCounts.found_on(network)
@@ -76,6 +77,21 @@ def build_sharded(settings: NetworkConfig, mesh: DeviceMesh, sharding: Sharding)
     network.register_forward_hook(_rest, always_call=True)
     _check(network, blueprint)
     return network
+
+
+def refuse_undivided(settings: NetworkConfig) -> None:
+    """Raises InputError for what FSDP would not divide, or could not give back."""
+    adapter = settings.adaptation
+    if settings.quantisation is not None:
+        raise InputError(
+            "4-bit weights hold scales that are no parameters, and cannot be divided over processes; "
+            "leave quantisation away, or use a strategy that keeps the network whole, such as ddp."
+        )
+    if adapter is not None and adapter.tokens:
+        raise InputError(
+            f"{adapter.label} runs beside the network's own forward, and cannot be divided over processes; "
+            "use LoRA, or a strategy that keeps the network whole, such as ddp."
+        )
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from lit_posttrain.errors import InputError
-from lit_posttrain.networks.load import NetworkConfig, on_meta
-from lit_posttrain.networks.lora import attach
+from lit_posttrain.networks.adapters import attach
+from lit_posttrain.networks.config import NetworkConfig
+from lit_posttrain.networks.load import on_meta
 from lit_posttrain.networks.network import CausalNetwork
 from lit_posttrain.text import ChatText
 
@@ -23,7 +24,7 @@ def network_state(network: CausalNetwork, text: ChatText) -> dict[str, Any]:
 
     Keys: `version`, `config` (Hugging Face config as it came), `network` (a `NetworkConfig`), `generation`
     (generation config, with every end token of the text), `tokenizer` (file name to its text), `base_digest`
-    (names the frozen weights under LoRA, which are not stored; None otherwise), `base_is_folder`, `versions`.
+    (names the frozen weights under adapters, which are not stored; None otherwise), `base_is_folder`, `versions`.
     """
     return {
         "version": VERSION,
@@ -33,7 +34,7 @@ def network_state(network: CausalNetwork, text: ChatText) -> dict[str, Any]:
         "tokenizer": _tokenizer_files(text),
         "base_digest": network.base_digest,
         "base_is_folder": network.settings.path is not None and Path(network.settings.path).is_dir(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in _packages(network.settings)},
     }
 
 
@@ -43,8 +44,8 @@ def trained_names(module: nn.Module) -> list[str]:
 
 
 def stored_names(network: CausalNetwork) -> list[str]:
-    """The weights that a checkpoint holds: under LoRA only those that are trained."""
-    return list(network.state_dict()) if network.settings.lora is None else trained_names(network)
+    """The weights that a checkpoint holds: with adapters only those that are trained."""
+    return list(network.state_dict()) if network.settings.adaptation is None else trained_names(network)
 
 
 def check_stored(network: CausalNetwork, checkpoint: Mapping[str, Any], *, prefix: str) -> None:
@@ -127,11 +128,14 @@ def numbered_optimizer_state(state: Mapping[str, Any], names: Sequence[str]) -> 
 
 
 def empty_model(config: dict[str, Any], settings: NetworkConfig) -> Any:
-    """The stored network and its adapter without memory for weights; for `load_state_dict(assign=True)`."""
+    """The stored network and its adapter without memory for weights; for `load_state_dict(assign=True)`.
+
+    Weights that are quantised in training have their plain shape here.
+    """
     from transformers import AutoConfig
 
-    model = on_meta(AutoConfig.for_model(**config), settings)
-    return model if settings.lora is None else attach(model, settings.lora, settings.path)
+    model, adapter = on_meta(AutoConfig.for_model(**config), settings), settings.adaptation
+    return model if adapter is None else attach(model, adapter, settings.path)
 
 
 def plain(value: Any) -> Any:
@@ -149,6 +153,10 @@ def plain(value: Any) -> Any:
     if type(value).__module__ == "torch":  # a dtype
         return str(value).removeprefix("torch.")
     raise TypeError(f"{value!r} of type {type(value).__name__} cannot be stored in a checkpoint")
+
+
+def _packages(settings: NetworkConfig) -> tuple[str, ...]:
+    return PACKAGES if settings.quantisation is None else (*PACKAGES, "bitsandbytes")
 
 
 def _generation(network: CausalNetwork, text: ChatText) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from torch.distributed.tensor.parallel import (
 )
 
 from lit_posttrain.errors import InputError
+from lit_posttrain.networks.config import NetworkConfig
 from lit_posttrain.networks.gathering import local
-from lit_posttrain.networks.load import NetworkConfig
 from lit_posttrain.networks.network import CausalNetwork
 from lit_posttrain.networks.shapes import attention_shape
 
@@ -103,10 +103,11 @@ class TensorParallel:
 
 
 def refuse_adapters(settings: NetworkConfig) -> None:
-    """Raises InputError for LoRA, whose layers no plan knows."""
-    if settings.lora is not None:
+    """Raises InputError for adapters, whose layers no plan knows."""
+    if settings.adaptation is not None:
         raise InputError(
-            "tensor parallelism does not know the layers of LoRA; set tensor_parallel_size to 1, or train without lora."
+            f"tensor parallelism does not know the layers of {settings.adaptation.label}; "
+            "set tensor_parallel_size to 1, or train without adapters."
         )
 
 

@@ -11,24 +11,29 @@ from lit_posttrain.networks.network import CausalNetwork
 RELATIVE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 
 
-def verify(network: CausalNetwork) -> bool:
+def verify(network: CausalNetwork, products: torch.dtype | None = None) -> bool:
     """Compares our hidden states and head with the model's own logits; returns whether rows may be packed.
+
+    Args:
+        network: A network without adapters.
+        products: In which its linear layers compute, if not in its dtype.
 
     Raises:
         InputError: if the logits differ, as for an architecture that changes them in a way unknown to us.
     """
+    dtypes = (network.dtype, products or network.dtype)
     ids = torch.randint(network.hf_config.vocab_size, (1, 4), device=network.device)
     with network.decoding(), portable(network.hf_config):
         theirs = network.model(input_ids=ids, use_cache=False).logits.float()
         ours = network.head(network.hidden(_rows(ids, [1, 1, 1, 1], [0, 1, 2, 3]))).float()
-        if not _close(ours, theirs, network.dtype):
+        if not _close(ours, theirs, dtypes):
             raise InputError(
                 f"the logits of {network.name} are not its output layer on its last hidden states; "
                 "this architecture is not supported."
             )
         packed = network.hidden(_rows(ids, [1, 1, 2, 2], [0, 1, 0, 1]))
         alone = network.hidden(_rows(ids.view(2, 2), [1, 1, 2, 2], [0, 1, 0, 1]))
-    return _close(packed.flatten(0, 1), alone.flatten(0, 1), network.dtype)
+    return _close(packed.flatten(0, 1), alone.flatten(0, 1), dtypes)
 
 
 def _rows(ids: Tensor, segments: list[int], positions: list[int]) -> TokenBatch:
@@ -42,5 +47,6 @@ def _rows(ids: Tensor, segments: list[int], positions: list[int]) -> TokenBatch:
     )
 
 
-def _close(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
-    return bool((ours - theirs).abs().max() <= RELATIVE[dtype] * theirs.abs().max().clamp_min(1.0))
+def _close(ours: Tensor, theirs: Tensor, dtypes: tuple[torch.dtype, ...]) -> bool:
+    allowed = max(RELATIVE[dtype] for dtype in dtypes)
+    return bool((ours - theirs).abs().max() <= allowed * theirs.abs().max().clamp_min(1.0))

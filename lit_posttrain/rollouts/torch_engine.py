@@ -74,7 +74,7 @@ class TorchEngine(RolloutEngine):
         return [[c for c in completions if c is not None] for completions in results]
 
     def _check(self, request: Request) -> None:
-        limit = self.network.hf_config.max_position_embeddings
+        limit = self.network.max_positions
         if not request.prefix:
             raise ValueError(f"the prompt of problem {request.key.uid!r} has no tokens; nothing to continue")
         if len(request.prefix) + request.sampling.max_new_tokens > limit:

@@ -1,6 +1,7 @@
 """Tests a policy on held-out problems, or writes its graded answers to a file; trains nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,15 +9,16 @@ from lightning.pytorch import LightningModule
 
 from lit_posttrain import interruption
 from lit_posttrain.batches import Answer, PromptBatch, Sampling
+from lit_posttrain.candidates import Candidate, Origin
 from lit_posttrain.contracts import Grader, Strategy
-from lit_posttrain.errors import InputError
 from lit_posttrain.graders import grade_all
 from lit_posttrain.ledger import Ledger, Phase, Spent
 from lit_posttrain.networks import CausalNetwork, NetworkConfig, place, read_config
 from lit_posttrain.networks.state import check_stored
 from lit_posttrain.ranks import Ranks
 from lit_posttrain.rollouts import TorchEngine
-from lit_posttrain.test_time.predictions import PredictionFile, rows_of
+from lit_posttrain.rollouts.pool import candidates_of, policy_digest, run_of, shares, since
+from lit_posttrain.test_time.predictions import Predictions, origin_of, wanted
 from lit_posttrain.test_time.sample import Sample, solve_all
 from lit_posttrain.test_time.tally import Judged, Tally, in_words
 from lit_posttrain.text import ChatText, TextConfig, load_text
@@ -27,11 +29,12 @@ T = TypeVar("T")
 class TestTimeModule(LightningModule):
     """Answers held-out problems with a strategy and grades the answers.
 
-    `test` logs and prints `test_time/*`; `predict` writes every completion with its grade to a file. Its
+    `test` logs and prints `test_time/*`; `predict` writes every completion with its grade, its cost and where it
+    came from to a pool, and leaves out problems that the same policy has answered there in the same way. Its
     networks have the names that they have in the methods, so that a checkpoint of any method loads.
 
     Several processes divide the problems of each batch among them. All of them then hear of every answer, in the
-    order of one process; the first process writes the file.
+    order of one process; the first process writes the pool.
 
     Args:
         network: The policy.
@@ -40,7 +43,8 @@ class TestTimeModule(LightningModule):
         strategy: How compute is spent on a problem.
         pass_at: Also report pass@k for these k.
         majority_at: Also report majority@k for these k.
-        output: File that `predict` writes, ending in .jsonl or .parquet; it must not exist yet.
+        output: The pool that `predict` writes or adds to: a folder of Parquet parts, one for each batch of
+            problems, if it ends in .parquet, or a readable file that ends in .jsonl.
         max_rows: Completions that are written at the same time.
         grading_deadline_s: Seconds that grading one batch of problems may take.
     """
@@ -84,7 +88,7 @@ class TestTimeModule(LightningModule):
             grader: Judges the answers.
             sampling: How answers are drawn.
             n: Completions of each problem.
-            output: File that `predict` writes.
+            output: The pool that `predict` writes.
         """
         module = cls.__new__(cls)
         LightningModule.__init__(module)
@@ -103,7 +107,9 @@ class TestTimeModule(LightningModule):
     def _prepare(self) -> None:
         self.ledger = Ledger()
         self.strict_loading = False  # a checkpoint may hold more than the policy; `on_load_checkpoint` checks
-        self._file: PredictionFile | None = None
+        self._trained: tuple[str | None, int | None] = None, None  # run and step of a checkpoint
+        self._predictions: Predictions | None = None
+        self._origin = Origin("")
         self._tally: Tally | None = None
 
     def configure_model(self) -> None:
@@ -123,7 +129,8 @@ class TestTimeModule(LightningModule):
     @property
     def max_positions(self) -> int:
         """Tokens of the longest sequence that the network takes."""
-        return int(read_config(self.network).max_position_embeddings)
+        adapter = self.network.adaptation
+        return int(read_config(self.network).max_position_embeddings) - (adapter.tokens if adapter else 0)
 
     def answers(self, prompts: PromptBatch) -> tuple[list[list[Answer]], list[int | None]]:
         """Graded completions of each problem, and which one the strategy stands by (None: all alike)."""
@@ -156,10 +163,16 @@ class TestTimeModule(LightningModule):
         """Grades of the answers to each problem."""
         return [Judged.of(*solved) for solved in zip(*self.answers(prompts), strict=True)]
 
-    def write_down(self, prompts: PromptBatch) -> list[list[dict[str, Any]]]:
-        """The rows of each problem, as they stand in the file."""
-        texts = map(self.text.decode, prompts.prompt_ids)
-        return [rows_of(*solved) for solved in zip(texts, *self.answers(prompts), strict=True)]
+    def write_down(self, prompts: PromptBatch) -> list[list[Candidate]]:
+        """The candidates of each problem, as they stand in the pool."""
+        before = replace(self.ledger.spent[Phase.ROLLOUT])
+        answers, chosen = self.answers(prompts)
+        costs = shares(answers, since(before, self.ledger.spent[Phase.ROLLOUT]))
+        solved = zip(answers, prompts.prompt_ids, costs, chosen, strict=True)
+        return [
+            candidates_of(group, ids, self.text.decode(ids), self._origin, took, one)
+            for group, ids, took, one in solved
+        ]
 
     def on_test_epoch_start(self) -> None:
         """Starts an empty tally."""
@@ -180,32 +193,34 @@ class TestTimeModule(LightningModule):
         self.print(in_words(results))
 
     def on_predict_start(self) -> None:
-        """Opens the file, in the first process.
+        """Opens the pool, in the first process.
 
         Raises:
-            InputError: in every process, if it is there already.
+            InputError: in every process, if something else is there already.
         """
-        refusal: str | None = None
-        if self.trainer.is_global_zero:
-            try:
-                self._file = PredictionFile(self.output)
-            except InputError as error:
-                refusal = str(error)
-        refusal = self.trainer.strategy.broadcast(refusal)
-        if refusal is not None:
-            raise InputError(refusal)
+        self._origin = origin_of(self.strategy, policy_digest(self.policy), *self._trained)
+        self._predictions = Predictions(
+            self.output,
+            self._origin,
+            wanted(self.strategy),
+            strategy=self.trainer.strategy,
+            is_first=self.trainer.is_global_zero,
+        )
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> int:
-        """Writes the graded answers to a batch of problems; returns how many rows, of all processes."""
-        rows = [row for rows in self.together(self.write_down, batch) for row in rows]
-        if self._file is not None:
-            self._file.write(rows)
-        return len(rows)
+        """Writes the graded answers to a batch of problems; returns how many are new, of all processes."""
+        assert self._predictions is not None
+        left = self._predictions.left(batch)
+        if not len(left):
+            return 0
+        candidates = [one for group in self.together(self.write_down, left) for one in group]
+        self._predictions.add(candidates)
+        return len(candidates)
 
     def on_predict_end(self) -> None:
-        """Finishes the file and says what is in it."""
-        if self._file is not None:
-            self.print(f"{self._file.rows} graded completions in {self._file.finish()}")
+        """Says what is in the pool."""
+        if self._predictions is not None:
+            self.print(self._predictions.in_words())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another policy; what else it holds is left alone.
@@ -216,6 +231,8 @@ class TestTimeModule(LightningModule):
         """
         self.configure_model()
         check_stored(self.policy, checkpoint, prefix="policy.")
+        loggers = checkpoint.get("run_state", {}).get("loggers", [])
+        self._trained = run_of(loggers), checkpoint.get("global_step")
 
 
 def powers_of_two(n: int) -> tuple[int, ...]:

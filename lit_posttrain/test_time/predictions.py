@@ -1,102 +1,80 @@
-"""The file of graded completions that `predict` writes."""
+"""The pool that `predict` fills: what is in it already is not drawn again."""
 
-import json
-import math
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_posttrain.batches import Answer
+from lit_posttrain.batches import PromptBatch
+from lit_posttrain.candidates import Candidate, Origin
+from lit_posttrain.contracts import Strategy
 from lit_posttrain.errors import InputError
+from lit_posttrain.rollouts.pool import PoolWriter, settings_json
+from lit_posttrain.test_time.sample import Sample
 
 
-def rows_of(prompt: str, answers: Sequence[Answer], chosen: int | None) -> list[dict[str, Any]]:
-    """One row per completion of a problem, plain values only.
+class Predictions:
+    """A pool that the first process writes, and what all of them know of it.
 
-    `mean_logprob_nats` is None for a completion without tokens; `chosen` says whether the strategy stands by
-    it, None where all count alike.
-    """
-    rows = []
-    for number, answer in enumerate(answers):
-        completion, grade = answer.completion, answer.grade
-        tokens = len(completion.tokens)
-        rows.append(
-            {
-                "uid": answer.problem.uid,
-                "source": answer.problem.source,
-                "sample": number,
-                "prompt": prompt,
-                "completion": completion.text,
-                "tokens": tokens,
-                "reward": grade.reward,
-                "parts": dict(grade.parts),
-                "correct": grade.correct,
-                "verdict": grade.verdict.value,
-                "answer_key": grade.answer_key,
-                "stop": completion.stop.value,
-                "mean_logprob_nats": float(completion.logprobs.double().mean()) if tokens else None,
-                "chosen": None if chosen is None else number == chosen,
-                "note": grade.note,
-            }
-        )
-    return rows
-
-
-class PredictionFile:
-    """Appends rows to a JSON-lines file, so that an interrupted run keeps what it has.
+    Collective: every process makes one with the same arguments.
 
     Args:
-        path: Ends in `.jsonl`, or in `.parquet`: then rows go to a `.jsonl` beside it until `finish`.
+        output: Where the pool is, or will be.
+        origin: Who draws, and how.
+        samples: Completions wanted of each problem.
+        strategy: Of the trainer; tells the others what the first process found.
+        is_first: Whether this is the first process.
 
     Raises:
-        InputError: for another ending, or if the file is there already.
+        InputError: in every process, if the pool cannot be added to.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        wanted = Path(path)
-        if wanted.suffix not in (".jsonl", ".parquet"):
-            raise InputError(f"output is {str(path)!r}; it must end in .jsonl or .parquet.")
-        self.path, self.lines = wanted, wanted.with_suffix(".jsonl")
-        for file in {self.path, self.lines}:
-            if file.exists():
-                raise InputError(f"{file} is there already; choose another output, or move it away.")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.lines.touch(exist_ok=False)
-        self.rows = 0
+    def __init__(
+        self, output: str | Path, origin: Origin, samples: int, *, strategy: Any, is_first: bool
+    ) -> None:
+        self.path = Path(output)
+        self.writer: PoolWriter | None = None
+        found: tuple[str | None, set[tuple[str, str]]] = None, set()
+        if is_first:
+            try:
+                self.writer = PoolWriter(output)
+                found = None, self.writer.done(origin, samples)
+            except InputError as error:
+                found = str(error), set()
+        refusal, self.done = strategy.broadcast(found)
+        if refusal is not None:
+            raise InputError(refusal)
+        self.left_out = 0
 
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Appends rows; they survive the death of this process as soon as this returns."""
-        text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-        with self.lines.open("a", encoding="utf-8") as file:
-            file.write(text)
-        self.rows += len(rows)
-
-    def finish(self) -> Path:
-        """Makes the Parquet file if one is wanted, and returns the path of the result."""
-        if self.path != self.lines:
-            to_parquet(self.lines, self.path)
-            self.lines.unlink()
-        return self.path
-
-
-def to_parquet(lines: Path, path: Path) -> None:
-    """Writes a file of prediction rows as Parquet; `parts` becomes a map of text to number."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    text, whole, number, flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
-    schema = pa.schema(
-        [
-            *[(name, text) for name in ("uid", "source", "prompt", "completion", "verdict", "answer_key")],
-            *[(name, text) for name in ("stop", "note")],
-            *[(name, whole) for name in ("sample", "tokens")],
-            *[(name, number) for name in ("reward", "mean_logprob_nats")],
-            *[(name, flag) for name in ("correct", "chosen")],
-            ("parts", pa.map_(text, number)),
+    def left(self, batch: PromptBatch) -> PromptBatch:
+        """The problems of a batch that have no completions in the pool yet."""
+        open_ones = [
+            (problem, ids)
+            for problem, ids in zip(batch.problems, batch.prompt_ids, strict=True)
+            if (problem.source, problem.uid) not in self.done
         ]
-    )
-    with lines.open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    for row in rows:
-        row["parts"] = [(name, value) for name, value in row["parts"].items() if math.isfinite(value)]
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+        self.left_out += len(batch) - len(open_ones)
+        return PromptBatch([problem for problem, _ in open_ones], [ids for _, ids in open_ones])
+
+    def add(self, candidates: Sequence[Candidate]) -> None:
+        """Writes the candidates of whole problems, in the first process."""
+        if self.writer is not None:
+            self.writer.write(candidates)
+        self.done |= {candidate.problem_key for candidate in candidates}
+
+    def in_words(self) -> str:
+        """What was written, for the screen of the first process."""
+        rows = 0 if self.writer is None else self.writer.rows
+        before = f"; {self.left_out} problems were answered there before" if self.left_out else ""
+        return f"{rows} graded completions in {self.path}{before}"
+
+
+def origin_of(strategy: Strategy, policy: str, run_id: str | None, step: int | None) -> Origin:
+    """Who draws with a strategy: two with the same policy and settings draw the same completions."""
+    settings = settings_json(strategy) if is_dataclass(strategy) else "{}"
+    return Origin(policy, run_id, step, type(strategy).__name__, settings)
+
+
+def wanted(strategy: Strategy) -> int:
+    """Completions of a problem, as far as the strategy says so beforehand."""
+    return strategy.n if isinstance(strategy, Sample) else 1

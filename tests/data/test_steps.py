@@ -10,6 +10,7 @@ from lit_posttrain.data.steps import (
     Cut,
     balanced,
     layout,
+    levelled,
     micro_batches,
     minibatch_rows,
     position_of,
@@ -90,6 +91,46 @@ def test_more_micro_batches_than_sequences_gives_silent_ones():
 def test_layout_packs_to_the_longest_by_default():
     rows = layout([5, 2, 2, 1], Cut(1, packed=True))
     assert sorted(sum(row) for row in [[[5, 2, 2, 1][i] for i in r] for r in rows[0][0]]) == [5, 5]
+
+
+def test_levelled_by_hand():
+    assert levelled([5, 4, 3, 3, 1], 2) == [[0, 3], [1, 2, 4]]  # 8 and 8
+    assert levelled([2], 3) == [[0], [], []]
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=60),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(30, 90),
+)
+def test_packed_rows_hold_everything_once_and_no_more_than_they_may(sizes, k, count, row_tokens):
+    plan = layout(sizes, Cut(k, packed=True, row_tokens=row_tokens, ranks=Ranks(0, count)))
+    assert [len(parts) for parts in plan] == [count] * k
+    rows = [row for parts in plan for part in parts for row in part]
+    assert sorted(item for row in rows for item in row) == list(range(len(sizes)))
+    assert all(row and sum(sizes[i] for i in row) <= row_tokens for row in rows)
+    if len(sizes) >= k * count * len(collate.bins(sizes, row_tokens)):
+        held = [len(part) for parts in plan for part in parts]
+        assert max(held) - min(held) <= 1
+
+
+def test_hardly_a_packed_position_is_padding():
+    """Best-fit alone would leave its last row nearly empty: 1,010 tokens in rows of 500."""
+    sizes = [20, 30, 10, 41] * 10
+    ((rows,),) = layout(sizes, Cut(1, packed=True, row_tokens=500))
+    totals = [sum(sizes[i] for i in row) for row in rows]
+    assert len(totals) == 3
+    assert sum(totals) / (len(totals) * max(totals)) > 0.98
+    best_fit = [sum(sizes[i] for i in row) for row in collate.bins(sizes, 500)]
+    assert sum(best_fit) / (len(best_fit) * max(best_fit)) < 0.7
+
+
+def test_where_levelled_rows_would_be_too_long_best_fit_stands():
+    sizes = [6, 6, 4, 4, 4]  # levelled into two rows: 6 4 4 | 6 4
+    assert levelled(sizes, 2) == [[0, 2, 4], [1, 3]]
+    assert layout(sizes, Cut(1, packed=True, row_tokens=12))[0][0] == [[0, 1], [2, 3, 4]]
+    assert layout(sizes, Cut(1, packed=True, row_tokens=14))[0][0] == [[0, 2, 4], [1, 3]]
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.integers(1, 5))

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from lit_posttrain.batches import Grade, Problem, PromptBatch, Sampling, Verdict
+from lit_posttrain.candidates import read_pool
 from lit_posttrain.contracts import Grader, Outcome, Strategy
 from lit_posttrain.errors import InputError
-from lit_posttrain.ledger import Ledger
+from lit_posttrain.ledger import Ledger, Phase
 from lit_posttrain.names import is_known
 from lit_posttrain.networks import NetworkConfig, build, network_state
 from lit_posttrain.test_time import Sample, TestTimeModule
@@ -148,8 +149,47 @@ def test_predictions_are_all_in_the_file(tmp_path):
     assert (rows[8]["reward"], rows[8]["correct"], rows[8]["verdict"]) == (None, None, "gold_unparseable")
     assert {row["stop"] for row in rows} <= {"eos", "length"}
     assert rows[0]["parts"] == {"short": rows[0]["reward"]}
-    with pytest.raises(InputError, match="is there already"):
-        trainer().predict(module(tmp_path), Batches(tested.text))
+    assert {row["samples"] for row in rows} == {4}
+    assert {row["schema"] for row in rows} == {1}
+
+
+def test_what_is_done_is_not_done_again(tmp_path, capsys):
+    one = module(tmp_path)
+    one.output = str(tmp_path / "pool.parquet")
+    first = Batches(one.text)
+    del first[1]
+    trainer().predict(one, first)
+    again = module(tmp_path)
+    again.output = one.output
+    assert trainer().predict(again, Batches(again.text)) == [0, 8]
+    assert "3 problems were answered there before" in capsys.readouterr().out
+    other = module(tmp_path, strategy=Sample(4, Sampling(max_new_tokens=4), seed=1))
+    other.output = one.output
+    assert trainer().predict(other, Batches(other.text)) == [12, 8]
+    pool = read_pool(tmp_path / "pool.parquet")
+    assert len(pool) == 40
+    assert len({candidate.uid for candidate in pool}) == 40
+    assert len({candidate.origin.policy for candidate in pool}) == 1
+
+
+def test_more_samples_of_the_same_draw_are_added(tmp_path):
+    few = module(tmp_path, strategy=Sample(2, Sampling(max_new_tokens=4)))
+    trainer().predict(few, Batches(few.text))
+    more = module(tmp_path)
+    assert trainer().predict(more, Batches(more.text)) == [12, 8]
+    pool = read_pool(tmp_path / "out.jsonl")
+    assert len(pool) == 20  # the first two of each problem were drawn again, and are the same
+    assert {candidate.samples for candidate in pool} == {4}
+
+
+def test_cost_is_what_the_ledger_booked(tmp_path):
+    tested = module(tmp_path)
+    trainer().predict(tested, Batches(tested.text))
+    pool = read_pool(tmp_path / "out.jsonl")
+    spent = tested.ledger.spent[Phase.ROLLOUT]
+    assert sum(c.cost.flops for c in pool) == pytest.approx(spent.flops, rel=1e-9)
+    assert sum(c.cost.seconds for c in pool) == pytest.approx(spent.seconds, rel=1e-6)
+    assert sum(c.cost.tokens for c in pool) == spent.generated_tokens
 
 
 def test_parquet_holds_the_same(tmp_path):
@@ -160,6 +200,8 @@ def test_parquet_holds_the_same(tmp_path):
     )
     trainer().predict(again, Batches(again.text), return_predictions=False)
     table = pq.read_table(tmp_path / "p.parquet").to_pylist()
+    for row in table:
+        del row["seconds"]
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [{**row, "parts": dict(row["parts"])} for row in table] == [
         {k: row[k] for k in table[0]} for row in rows
@@ -179,7 +221,7 @@ def test_an_interrupt_keeps_what_is_done(tmp_path, name):
 
     with pytest.raises(SystemExit):
         trainer().predict(tested, Interrupted(tested.text))
-    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 12
+    assert len(read_pool(tmp_path / name)) == 12
 
 
 def checkpoint(tmp_path, config):
