@@ -134,7 +134,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, T_95[len(values)] * deviation / math.sqrt(len(values))
 
 
-def run(work: Path, *, seeds: int = 3, problems: int = 8192, operands: int = 6, steps: int = 600) -> None:
+def run(work: Path, *, seeds: int = 3, problems: int = 8192, operands: int = 6, steps: int = 800) -> None:
     """The whole experiment; prints its figures.
 
     Args:
