@@ -23,6 +23,7 @@ GROUND = (
     "batches",
     "keys",
     "candidates",
+    "pools",
     "contracts",
     "ledger",
     "collate",

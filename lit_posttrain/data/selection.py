@@ -88,8 +88,8 @@ class Distinct(Selection):
 
 
 @dataclass(frozen=True)
-class BestByReward(Selection):
-    """Keeps those of a problem with the highest reward; among equals the earlier.
+class AtMost(Selection):
+    """Keeps no more than so many of a problem, the earlier ones, so that easy problems do not crowd out others.
 
     Args:
         n: How many.
@@ -98,7 +98,21 @@ class BestByReward(Selection):
     n: int = 1
 
     def __post_init__(self) -> None:
-        check_count(self.n)
+        if self.n < 1:
+            raise InputError(f"n is {self.n}; keep 1 candidate of a problem or more")
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The first."""
+        return list(candidates[: self.n])
+
+
+@dataclass(frozen=True)
+class BestByReward(AtMost):
+    """Keeps those of a problem with the highest reward; among equals the earlier.
+
+    Args:
+        n: How many.
+    """
 
     def __call__(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The best, in their order; what could not be graded is left out."""
@@ -108,17 +122,12 @@ class BestByReward(Selection):
 
 
 @dataclass(frozen=True)
-class Shortest(Selection):
+class Shortest(AtMost):
     """Keeps those of a problem with the fewest tokens; among equals the earlier.
 
     Args:
         n: How many.
     """
-
-    n: int = 1
-
-    def __post_init__(self) -> None:
-        check_count(self.n)
 
     def __call__(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The shortest, in their order."""
@@ -126,39 +135,16 @@ class Shortest(Selection):
 
 
 @dataclass(frozen=True)
-class Longest(Selection):
+class Longest(AtMost):
     """Keeps those of a problem with the most tokens; among equals the earlier.
 
     Args:
         n: How many.
     """
 
-    n: int = 1
-
-    def __post_init__(self) -> None:
-        check_count(self.n)
-
     def __call__(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The longest, in their order."""
         return by_length(candidates, self.n, -1)
-
-
-@dataclass(frozen=True)
-class AtMost(Selection):
-    """Keeps no more than so many of a problem, the earlier ones, so that easy problems do not crowd out others.
-
-    Args:
-        n: How many.
-    """
-
-    n: int
-
-    def __post_init__(self) -> None:
-        check_count(self.n)
-
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The first."""
-        return list(candidates[: self.n])
 
 
 def by_length(candidates: Sequence[Candidate], n: int, sign: int) -> list[Candidate]:
@@ -167,15 +153,6 @@ def by_length(candidates: Sequence[Candidate], n: int, sign: int) -> list[Candid
         range(len(candidates)), key=lambda i: (sign * len(candidates[i].answer.completion.tokens), i)
     )
     return [candidates[i] for i in sorted(order[:n])]
-
-
-def check_count(n: int) -> None:
-    """
-    Raises:
-        InputError: for a count that keeps nothing.
-    """
-    if n < 1:
-        raise InputError(f"n is {n}; keep 1 candidate of a problem or more")
 
 
 @dataclass(frozen=True)

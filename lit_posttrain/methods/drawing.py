@@ -16,7 +16,8 @@ from lit_posttrain.methods.rollout_metrics import rollout_metrics
 from lit_posttrain.networks import place
 from lit_posttrain.rollouts import draw
 from lit_posttrain.rollouts.collect import rewards
-from lit_posttrain.rollouts.pool import PoolWriter, candidates_of, policy_digest, run_of, shares, since
+from lit_posttrain.rollouts.pool import PoolWriter
+from lit_posttrain.rollouts.provenance import candidates_of, policy_digest, run_of, shares, since
 
 
 def draw_candidates(

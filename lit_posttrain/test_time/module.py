@@ -17,7 +17,7 @@ from lit_posttrain.networks import CausalNetwork, NetworkConfig, place, read_con
 from lit_posttrain.networks.state import check_stored
 from lit_posttrain.ranks import Ranks
 from lit_posttrain.rollouts import TorchEngine
-from lit_posttrain.rollouts.pool import candidates_of, policy_digest, run_of, shares, since
+from lit_posttrain.rollouts.provenance import candidates_of, policy_digest, run_of, shares, since
 from lit_posttrain.test_time.predictions import Predictions, origin_of, wanted
 from lit_posttrain.test_time.sample import Sample, solve_all
 from lit_posttrain.test_time.tally import Judged, Tally, in_words

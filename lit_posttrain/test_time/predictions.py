@@ -9,7 +9,8 @@ from lit_posttrain.batches import PromptBatch
 from lit_posttrain.candidates import Candidate, Origin
 from lit_posttrain.contracts import Strategy
 from lit_posttrain.errors import InputError
-from lit_posttrain.rollouts.pool import PoolWriter, settings_json
+from lit_posttrain.rollouts.pool import PoolWriter
+from lit_posttrain.rollouts.provenance import settings_json
 from lit_posttrain.test_time.sample import Sample
 
 

@@ -14,7 +14,7 @@ from lit_posttrain.batches import (
     StopReason,
     Verdict,
 )
-from lit_posttrain.candidates import Candidate, Cost, Origin, read_pool
+from lit_posttrain.candidates import Candidate, Cost, Origin
 from lit_posttrain.contracts import Drawing, DrawingMethod
 from lit_posttrain.data import ExpertIterationData
 from lit_posttrain.data.rounds import Rounds, RoundStream
@@ -23,6 +23,7 @@ from lit_posttrain.data.steps import Cut
 from lit_posttrain.errors import InputError
 from lit_posttrain.methods import SFTModule
 from lit_posttrain.objectives.weights import TokenMean
+from lit_posttrain.pools import read_pool
 
 DRAWING = Drawing(DigitCount(), Sampling(max_new_tokens=6), samples=4)
 

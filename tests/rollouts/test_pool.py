@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from lit_posttrain.batches import Answer, Completion, Grade, Problem, StopReason, Verdict
-from lit_posttrain.candidates import Candidate, Cost, Origin, pool_files, read_pool
+from lit_posttrain.candidates import Candidate, Cost, Origin
 from lit_posttrain.errors import InputError
 from lit_posttrain.ledger import Spent
-from lit_posttrain.rollouts.pool import PoolWriter, candidates_of, merge, settings_json, shares
+from lit_posttrain.pools import pool_files, read_pool
+from lit_posttrain.rollouts.pool import PoolWriter, merge
+from lit_posttrain.rollouts.provenance import candidates_of, settings_json, shares
 from lit_posttrain.test_time import Sample
 
 ORIGIN = Origin("ab" * 16, "run-1", 300, "Sample", '{"seed": 0}')

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from lit_posttrain.batches import Grade, Problem, PromptBatch, Sampling, Verdict
-from lit_posttrain.candidates import read_pool
 from lit_posttrain.contracts import Grader, Outcome, Strategy
 from lit_posttrain.errors import InputError
 from lit_posttrain.ledger import Ledger, Phase
 from lit_posttrain.names import is_known
 from lit_posttrain.networks import NetworkConfig, build, network_state
+from lit_posttrain.pools import read_pool
 from lit_posttrain.test_time import Sample, TestTimeModule
 from lit_posttrain.test_time.sample import solve_all
 from lit_posttrain.text import TextConfig, load_text

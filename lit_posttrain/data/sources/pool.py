@@ -7,11 +7,12 @@ from functools import lru_cache
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lit_posttrain.batches import Problem
-from lit_posttrain.candidates import Candidate, pool_files, read_pool
+from lit_posttrain.candidates import Candidate
 from lit_posttrain.contracts import ProblemSource, Selection
 from lit_posttrain.data.selection import OnlyCorrect, select
 from lit_posttrain.data.sources.splitting import check_share, check_split, split_of
 from lit_posttrain.errors import InputError
+from lit_posttrain.pools import pool_files, read_pool
 
 
 @dataclass(frozen=True)
