@@ -28,7 +28,10 @@ class StopReason(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What a grader found. The first group is caused by the model's text, the second by us or the gold answer."""
+    """What a grader found. The first group is caused by the model's text, the second by us or the gold answer.
+
+    `pass` to `rejected` are those of programs that were run against tests.
+    """
 
     CORRECT = "correct"
     PARTIAL = "partial"
@@ -36,16 +39,24 @@ class Verdict(StrEnum):
     NO_ANSWER = "no_answer"
     MALFORMED = "malformed"
     TIMEOUT = "timeout"
+    PASS = "pass"
+    WRONG_ANSWER = "wrong_answer"
+    RUNTIME_ERROR = "runtime_error"
+    MEMORY_LIMIT = "memory_limit"
+    OUTPUT_LIMIT = "output_limit"
+    PROTOCOL_ERROR = "protocol_error"
+    REJECTED = "rejected"
 
     GOLD_UNPARSEABLE = "gold_unparseable"
     GOLD_TIMEOUT = "gold_timeout"
     GRADER_ERROR = "grader_error"
     GRADER_TIMEOUT = "grader_timeout"
+    SANDBOX_ERROR = "sandbox_error"
 
 
-UNGRADED_VERDICTS = frozenset(
-    {Verdict.GOLD_UNPARSEABLE, Verdict.GOLD_TIMEOUT, Verdict.GRADER_ERROR, Verdict.GRADER_TIMEOUT}
-)
+OUTAGE_VERDICTS = frozenset({Verdict.GRADER_ERROR, Verdict.GRADER_TIMEOUT, Verdict.SANDBOX_ERROR})
+"""Ungraded because a grader or what it stands on failed; asking again may help."""
+UNGRADED_VERDICTS = frozenset({Verdict.GOLD_UNPARSEABLE, Verdict.GOLD_TIMEOUT}) | OUTAGE_VERDICTS
 
 
 @dataclass(frozen=True)
