@@ -1,7 +1,7 @@
 """The replaceable parts: each is an abstract class, named in YAML by `class_path`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from lit_posttrain.candidates import Candidate
 from lit_posttrain.errors import InputError
 
 Stats = dict[str, Tensor]
+Finished = Callable[[int, int, Completion], None]
 
 
 class Advantage(ABC):
@@ -78,8 +79,14 @@ class RolloutEngine(ABC):
     """Draws completions from a policy."""
 
     @abstractmethod
-    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        """For each request its `n` completions, in order."""
+    def generate(
+        self, requests: Sequence[Request], finished: Finished | None = None
+    ) -> list[list[Completion]]:
+        """For each request its `n` completions, in order.
+
+        `finished` hears of each as soon as it is written: the place of its request, its number, itself. An engine
+        may leave that out.
+        """
 
 
 class ProblemSource(ABC):
@@ -172,6 +179,31 @@ class OnlineMethod(Protocol):
 
 
 @dataclass(frozen=True)
+class Patience:
+    """What happens when answers stay ungraded because what grades them is out of order.
+
+    The run pauses, says so, and asks again for the answers concerned; nothing is learned meanwhile. Below the
+    limit they are masked and counted.
+
+    Args:
+        pause_above: Share of the answers of a rollout (on one process) above which the run pauses.
+        first_wait_s: Seconds of the first pause; each further one is twice as long, up to a minute.
+        give_up_after_s: Seconds after which the run stops instead, with a checkpoint of its last step.
+    """
+
+    pause_above: float = 0.05
+    first_wait_s: float = 2.0
+    give_up_after_s: float = 1200.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pause_above <= 1 or self.first_wait_s <= 0 or self.give_up_after_s < 0:
+            raise InputError(
+                "patience needs pause_above in [0, 1], first_wait_s > 0 and give_up_after_s >= 0 (got "
+                f"{self.pause_above}, {self.first_wait_s} and {self.give_up_after_s})"
+            )
+
+
+@dataclass(frozen=True)
 class Drawing:
     """How completions are drawn for supervised training, and who grades them.
 
@@ -181,6 +213,7 @@ class Drawing:
         samples: Completions of each problem.
         deadline_s: Seconds that grading may take; what is late is not graded.
         pool: Where all candidates are written as well, kept or not: a path that ends in .parquet or .jsonl.
+        patience: What happens when the grader is out of order.
     """
 
     grader: Grader
@@ -188,6 +221,7 @@ class Drawing:
     samples: int = 8
     deadline_s: float = 60.0
     pool: str | None = None
+    patience: Patience = field(default_factory=Patience)
 
     def __post_init__(self) -> None:
         if self.samples < 1:

@@ -1,9 +1,10 @@
-"""Grades a batch of completions within a deadline, whatever the grader does."""
+"""Grades completions within a deadline, whatever the grader does, and while further ones are written."""
 
 import math
 import threading
 import time
 from collections.abc import Sequence
+from typing import Self
 
 from lit_posttrain import interruption
 from lit_posttrain.batches import Completion, Grade, Problem, Verdict
@@ -19,68 +20,117 @@ LOOK_S = 0.2
 
 
 def grade_all(grader: Grader, items: Sequence[Item], *, deadline_s: float) -> list[Grade]:
-    """One grade per item, in order, after `deadline_s` seconds at the latest.
+    """One grade per item, in order, after `deadline_s` seconds at the latest; see `Grading`."""
+    with Grading(grader) as grading:
+        for item in items:
+            grading.add(item)
+        return grading.result(deadline_s)
+
+
+class Grading:
+    """Grades items as they come, beside whatever makes them. Use as a context manager.
 
     Never raises on model text or a failing grader: items that make the grader raise get reward None and the
     verdict `grader_error`; those not graded in time get None and `grader_timeout`. Grading runs in threads in
-    chunks; while a chunk stands still, another thread goes on with the next, up to four at once.
+    chunks; while a chunk stands still after the last item came, another thread goes on with the next, up to four
+    at once.
 
     A thread cannot be stopped: a grader that hangs in this process leaves its thread behind. Graders that run
     code of others own processes, which they kill.
+
+    Args:
+        grader: Judges the items.
     """
-    if not items:
-        return []
-    work = _Work(grader, list(items))
-    stops_at = time.monotonic() + deadline_s
-    for started in range(1, MAX_THREADS + 1):
-        threading.Thread(target=work.run, daemon=True, name="grading").start()
-        patience_s = deadline_s / (MAX_THREADS + 1) if started < MAX_THREADS else deadline_s
-        if work.wait_while_moving(patience_s, stops_at):
-            break
-    return work.result()
 
-
-class _Work:
-    """Chunks of items, taken by threads; results stay open (None) until written."""
-
-    def __init__(self, grader: Grader, items: list[Item]) -> None:
-        self.grader, self.items = grader, items
-        self.starts = iter(range(0, len(items), CHUNK))
-        self.grades: list[Grade | None] = [None] * len(items)
-        self.open_chunks = math.ceil(len(items) / CHUNK)
+    def __init__(self, grader: Grader) -> None:
+        self.grader = grader
+        self.items: list[Item] = []
+        self.grades: list[Grade | None] = []
+        self.taken, self.done, self.threads = 0, 0, 0
         self.changed = threading.Condition()
-        self.is_over = False
+        self.is_complete, self.is_over = False, False
 
-    def run(self) -> None:
-        """Grades chunk after chunk until none is left."""
+    def add(self, item: Item) -> int:
+        """Takes in one item; gives its place in the result."""
+        with self.changed:
+            self.items.append(item)
+            self.grades.append(None)
+            is_due = len(self.items) - self.taken >= CHUNK
+            if is_due:
+                self.changed.notify_all()
+        if is_due and not self.threads:
+            self._start_thread()
+        return len(self.items) - 1
+
+    def result(self, deadline_s: float) -> list[Grade]:
+        """The grades of all items in the order in which they came, after `deadline_s` seconds at the latest."""
+        if not self.items:
+            return []
+        with self.changed:
+            self.is_complete = True
+            self.changed.notify_all()
+        stops_at = time.monotonic() + deadline_s
         while True:
-            with self.changed:
-                start = None if self.is_over else next(self.starts, None)
-            if start is None:
-                return
-            grades = grade_apart(self.grader, self.items[start : start + CHUNK])
+            if not self.threads:
+                self._start_thread()
+            can_start = self.threads < MAX_THREADS
+            if self._wait_while_moving(deadline_s / (MAX_THREADS + 1) if can_start else deadline_s, stops_at):
+                return self._so_far()
+            self._start_thread()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.changed:
+            self.is_over = True
+            self.changed.notify_all()
+
+    def _start_thread(self) -> None:
+        self.threads += 1
+        threading.Thread(target=self._work, daemon=True, name="grading").start()
+
+    def _work(self) -> None:
+        """Grades chunk after chunk until none is left."""
+        while chunk := self._take():
+            grades = grade_apart(self.grader, [self.items[place] for place in chunk])
             with self.changed:
                 if not self.is_over:
-                    self.grades[start : start + len(grades)] = grades
-                self.open_chunks -= 1
+                    self.grades[chunk.start : chunk.stop] = grades
+                self.done += len(chunk)
                 self.changed.notify_all()
 
-    def wait_while_moving(self, patience_s: float, stops_at: float) -> bool:
-        """Waits; True when all is graded or time is up, False when no chunk was finished for `patience_s`."""
-        moved_at = time.monotonic()
+    def _take(self) -> range | None:
+        """The places of the next chunk, once it is full or nothing more comes; None at the end."""
         with self.changed:
-            while self.open_chunks:
+            while not self.is_over:
+                left = len(self.items) - self.taken
+                if left >= CHUNK or (self.is_complete and left):
+                    chunk = range(self.taken, self.taken + min(left, CHUNK))
+                    self.taken = chunk.stop
+                    return chunk
+                if self.is_complete:
+                    return None
+                self.changed.wait()
+        return None
+
+    def _wait_while_moving(self, patience_s: float, stops_at: float) -> bool:
+        """Waits; True when all is graded or time is up, False when no chunk was finished for `patience_s`."""
+        moved_at, done = time.monotonic(), self.done
+        with self.changed:
+            while self.done < len(self.items):
                 left_s = stops_at - time.monotonic()
                 if left_s <= 0:
                     return True
                 interruption.safe_point()
-                if self.changed.wait(min(patience_s, left_s, LOOK_S)):
-                    moved_at = time.monotonic()
-                elif time.monotonic() - moved_at >= patience_s < left_s:
+                self.changed.wait(min(patience_s, left_s, LOOK_S))
+                if self.done > done:
+                    moved_at, done = time.monotonic(), self.done
+                elif time.monotonic() - moved_at >= patience_s < left_s and self.threads < MAX_THREADS:
                     return False
             return True
 
-    def result(self) -> list[Grade]:
+    def _so_far(self) -> list[Grade]:
         """What was graded; the rest out of time. Threads that are still running are no longer heard."""
         late = ungraded(Verdict.GRADER_TIMEOUT, "not graded before the deadline of the batch")
         with self.changed:

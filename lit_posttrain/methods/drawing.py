@@ -14,7 +14,7 @@ from lit_posttrain.ledger import Phase, Spent
 from lit_posttrain.methods.base import PostTrainModule
 from lit_posttrain.methods.rollout_metrics import rollout_metrics
 from lit_posttrain.networks import place
-from lit_posttrain.rollouts import draw
+from lit_posttrain.rollouts import check_grader, draw
 from lit_posttrain.rollouts.collect import rewards
 from lit_posttrain.rollouts.pool import PoolWriter
 from lit_posttrain.rollouts.provenance import candidates_of, policy_digest, run_of, shares, since
@@ -45,7 +45,9 @@ def draw_candidates(
             ledger=module.ledger,
             deadline_s=drawing.deadline_s,
             ranks=module.ranks,
+            patience=drawing.patience,
         )
+    check_grader(answers)
     spent = module.ranks.gather(since(before, module.ledger.spent[Phase.ROLLOUT]))
     costs = shares(answers, sum(spent, start=Spent()))
     groups = [

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_posttrain.batches import Answer, Experience, PromptBatch, Sampling
 from lit_posttrain.collate import take
-from lit_posttrain.contracts import Advantage, Grader, PolicyLoss, Reuse, Stats, TokenWeights
+from lit_posttrain.contracts import Advantage, Grader, Patience, PolicyLoss, Reuse, Stats, TokenWeights
 from lit_posttrain.errors import InputError
 from lit_posttrain.keys import digest
 from lit_posttrain.ledger import Phase
@@ -22,7 +22,8 @@ from lit_posttrain.objectives.advantages import GroupAdvantage, informative_grou
 from lit_posttrain.objectives.kl import k1, k3
 from lit_posttrain.objectives.policy import Clipped
 from lit_posttrain.objectives.weights import TokenMean
-from lit_posttrain.rollouts import draw, to_experience
+from lit_posttrain.rollouts import check_grader, draw, to_experience
+from lit_posttrain.rollouts.collect import AT_ONCE
 from lit_posttrain.rollouts.collect import rewards as rewards_of
 from lit_posttrain.text import TextConfig
 
@@ -36,9 +37,10 @@ class Rollouts:
         sampling: Temperature and length; top-p, top-k and a minimum length are refused, since the log-probs of
             training could not follow them.
         max_rows: Completions that are written at the same time.
-        grading_deadline_s: Seconds that grading one rollout may take; what is late is masked and counted.
+        grading_deadline_s: Seconds that grading may take after the last answer of a rollout is written.
         rescore: Take the old log-probs from a pass of the training network in the micro-batches of the first
             update, instead of from the sampler; the first ratio is then exactly 1, for one more forward pass.
+        patience: What happens when the grader is out of order.
     """
 
     group_size: int = 8
@@ -46,6 +48,7 @@ class Rollouts:
     max_rows: int = 1024
     grading_deadline_s: float = 60.0
     rescore: bool = False
+    patience: Patience = field(default_factory=Patience)
 
     def __post_init__(self) -> None:
         if self.group_size < 2:
@@ -160,7 +163,10 @@ class GRPOModule(PostTrainModule):
                 ledger=self.ledger,
                 deadline_s=self.rollouts.grading_deadline_s,
                 ranks=self.ranks,
+                patience=self.rollouts.patience if self._rewards_count else AT_ONCE,
             )
+        if self._rewards_count:
+            check_grader(answers)
         rewards, graded = rewards_of(answers)
         advantages = self.advantage(rewards.unsqueeze(-1), graded)
         self._report(answers, advantages, rewards, graded, index)
@@ -175,11 +181,15 @@ class GRPOModule(PostTrainModule):
         rows = self._learned_from(rewards, graded).flatten().nonzero().squeeze(-1)
         return take(experience, rows.tolist()) if len(rows) else None
 
+    @property
+    def _rewards_count(self) -> bool:
+        return self.teaching is None or self.teaching.reward_weight > 0
+
     def _learned_from(self, rewards: Tensor, graded: Tensor) -> Tensor:
         """Which answers (P, G) teach something."""
         if self.teaching is None:
             return informative_groups(rewards, graded)[:, None] & graded
-        return graded if self.teaching.reward_weight else torch.ones_like(graded)
+        return graded if self._rewards_count else torch.ones_like(graded)
 
     @torch.no_grad()
     def score(self, experience: Experience) -> None:

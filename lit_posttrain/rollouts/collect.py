@@ -19,10 +19,14 @@ from lit_posttrain.batches import (
     Sampling,
     StopReason,
 )
-from lit_posttrain.contracts import Grader, RolloutEngine
-from lit_posttrain.graders import grade_all
+from lit_posttrain.contracts import Grader, Patience, RolloutEngine
+from lit_posttrain.graders.grading import Grading, grade_all
 from lit_posttrain.ledger import Ledger, Phase
 from lit_posttrain.ranks import Ranks
+from lit_posttrain.rollouts.outage import outlast
+
+AT_ONCE = Patience(pause_above=1.0)
+"""No pause: what cannot be graded is masked and counted."""
 
 
 def requests(prompts: PromptBatch, *, sampling: Sampling, n: int, seed: int) -> list[Request]:
@@ -46,41 +50,66 @@ def draw(
     ledger: Ledger,
     deadline_s: float = 60.0,
     ranks: Ranks = Ranks(),
+    patience: Patience = AT_ONCE,
 ) -> list[list[Answer]]:
-    """For each problem `n` graded completions, generation and grading booked under their phases.
+    """For each problem `n` graded completions, generation and waiting for grades booked under their phases.
 
-    Grades that are not there after `deadline_s` seconds are None: masked and counted, never 0. Several `ranks`
-    divide the problems among them, and all get the answers to all; it is collective then.
+    Grading begins with the first completions that are finished. Grades that are not there `deadline_s` seconds
+    after the last one are asked for again or masked and counted, as `patience` says; they are never 0. Several
+    `ranks` divide the problems among them, and all get the answers to all; it is collective then.
 
     Raises:
-        Interrupted: if this or another process was asked to stop; nothing is left half done.
+        Interrupted: if this or another process was asked to stop, or graders stayed out of order; nothing is left
+            half done.
     """
     asked = requests(prompts, sampling=sampling, n=n, seed=seed)
     problems = ranks.share(prompts.problems)
 
     def work() -> list[list[Answer]]:
-        with ledger.phase(Phase.ROLLOUT):
-            completions = engine.generate(ranks.share(asked))
-        with ledger.phase(Phase.GRADING):
-            return graded(grader, problems, completions, deadline_s=deadline_s)
+        with Grading(grader) as grading:
+            desk = Desk(problems, grading)
+            with ledger.phase(Phase.ROLLOUT):
+                completions = engine.generate(ranks.share(asked), desk.take)
+            with ledger.phase(Phase.GRADING):
+                return desk.answers(completions, deadline_s, patience)
 
     return ranks.interleave(interruption.gather(work, ranks))
 
 
-def graded(
-    grader: Grader,
-    problems: Sequence[Problem],
-    completions: Sequence[Sequence[Completion]],
-    *,
-    deadline_s: float,
-) -> list[list[Answer]]:
-    """The completions of each problem with their grades."""
-    pairs = [(p, c) for p, group in zip(problems, completions, strict=True) for c in group]
-    grades = iter(grade_all(grader, pairs, deadline_s=deadline_s))
-    return [
-        [Answer(problem, completion, next(grades)) for completion in group]
-        for problem, group in zip(problems, completions, strict=True)
-    ]
+class Desk:
+    """Hands completions to the graders as they come, and puts the grades back where they belong.
+
+    Args:
+        problems: One per request, in the order of the requests.
+        grading: Where they are graded.
+    """
+
+    def __init__(self, problems: Sequence[Problem], grading: Grading) -> None:
+        self.problems, self.grading = problems, grading
+        self.places: dict[tuple[int, int], int] = {}
+
+    def take(self, request: int, number: int, completion: Completion) -> None:
+        """Completion `number` of a request is finished."""
+        self.places[request, number] = self.grading.add((self.problems[request], completion))
+
+    def answers(
+        self, completions: Sequence[Sequence[Completion]], deadline_s: float, patience: Patience
+    ) -> list[list[Answer]]:
+        """All completions with their grades, in the order of requests."""
+        slots = [(i, j) for i, group in enumerate(completions) for j in range(len(group))]
+        for i, j in slots:
+            if (i, j) not in self.places:  # the engine does not tell before the end
+                self.take(i, j, completions[i][j])
+        grader, items = self.grading.grader, self.grading.items
+        grades = outlast(
+            self.grading.result(deadline_s),
+            lambda places: grade_all(grader, [items[place] for place in places], deadline_s=deadline_s),
+            patience,
+        )
+        return [
+            [Answer(problem, one, grades[self.places[i, j]]) for j, one in enumerate(group)]
+            for i, (problem, group) in enumerate(zip(self.problems, completions, strict=True))
+        ]
 
 
 def rewards(answers: Sequence[Sequence[Answer]]) -> tuple[Tensor, Tensor]:

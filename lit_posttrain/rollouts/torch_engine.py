@@ -4,7 +4,7 @@ The cache is allocated once for a batch, the prompt is processed once for all of
 are done leave the batch, and every draw is keyed, so that the text does not depend on what else is generated.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_posttrain import interruption, keys
 from lit_posttrain.batches import Completion, Request, Sampling, StopReason
-from lit_posttrain.contracts import RolloutEngine
+from lit_posttrain.contracts import Finished, RolloutEngine
 from lit_posttrain.ledger import Ledger
 from lit_posttrain.networks.cache import KeyValueCache
 from lit_posttrain.networks.masks import left_padded_mask
@@ -58,8 +58,10 @@ class TorchEngine(RolloutEngine):
     ) -> None:
         self.network, self.text, self.ledger, self.max_rows = network, text, ledger, max_rows
 
-    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        """For each request its completions, in order.
+    def generate(
+        self, requests: Sequence[Request], finished: Finished | None = None
+    ) -> list[list[Completion]]:
+        """For each request its completions, in order; `finished` hears of each when its end is drawn.
 
         Raises:
             ValueError: if a prefix is empty, or it and `max_new_tokens` exceed the network's positions.
@@ -69,8 +71,11 @@ class TorchEngine(RolloutEngine):
         results: list[list[Completion | None]] = [[None] * request.n for request in requests]
         with self.network.decoding():
             for parts in self._batches(requests):
-                for part, completions in zip(parts, self._write(parts), strict=True):
-                    results[part.index][part.first : part.first + part.n] = completions
+                places = [(part.index, part.first + i) for part in parts for i in range(part.n)]
+                for (request, number), completion in zip(
+                    places, self._write(parts, places, finished), strict=True
+                ):
+                    results[request][number] = completion
         return [[c for c in completions if c is not None] for completions in results]
 
     def _check(self, request: Request) -> None:
@@ -103,8 +108,10 @@ class TorchEngine(RolloutEngine):
         if batch:
             yield batch
 
-    def _write(self, parts: list[Part]) -> list[list[Completion]]:
-        """Writes one batch to its end."""
+    def _write(
+        self, parts: list[Part], places: list[tuple[int, int]], finished: Finished | None
+    ) -> list[Completion]:
+        """Writes one batch to its end; `places` says which request and sample each row is."""
         sampling = parts[0].request.sampling
         counts = [part.n for part in parts]
         prompts = self._read_prompts([part.request.prefix for part in parts], sampling.max_new_tokens, counts)
@@ -120,7 +127,10 @@ class TorchEngine(RolloutEngine):
                 interruption.safe_point()
             self.ledger.add(generated_tokens=int(rows.alive.sum()))
             tokens = rows.draw(logits, position)
-            rows.finish(tokens, position)
+            ended = rows.finish(tokens, position)
+            if finished is not None:
+                for row, completion in rows.completed(ended):
+                    finished(*places[row], completion)
             if not rows.alive.any() or position + 1 == sampling.max_new_tokens:
                 break
             if rows.alive.float().mean() < COMPACT_BELOW:
@@ -129,7 +139,11 @@ class TorchEngine(RolloutEngine):
                 tokens, padding = tokens[kept], padding[kept]
                 rows.select(kept)
             logits = self._next(tokens, cache, padding)
-        return rows.completions(counts)
+        told = dict(rows.completed(range(len(places))))
+        if finished is not None:
+            for row in rows.unfinished:
+                finished(*places[row], told[row])
+        return [told[row] for row in range(len(places))]
 
     def _read_prompts(self, prompts: list[list[int]], new_tokens: int, counts: list[int]) -> "Prefilled":
         """Processes every prompt once, padded on the left; cache and last logits are then repeated per sample."""
@@ -169,6 +183,7 @@ class Rows:
         self.logprobs = torch.zeros(count, width, device=row_keys.device)
         self.lengths = torch.zeros(count, dtype=torch.int64, device=row_keys.device)
         self.stops = [StopReason.LENGTH] * count
+        self.done: dict[int, Completion] = {}
         self.origin = torch.arange(count, device=row_keys.device)
         self.alive = torch.ones(count, dtype=torch.bool, device=row_keys.device)
 
@@ -187,40 +202,45 @@ class Rows:
         self.lengths[written] += 1
         return tokens
 
-    def finish(self, tokens: Tensor, position: int) -> None:
-        """Marks the rows that have just ended, and why."""
+    def finish(self, tokens: Tensor, position: int) -> list[int]:
+        """Marks the rows that have just ended, and why; gives their numbers."""
         ended = self.alive & torch.isin(tokens, self.ends)
-        for row in self.origin[ended].tolist():
+        numbers = self.origin[ended].tolist()
+        for row in numbers:
             self.stops[row] = StopReason.EOS
         self.alive = self.alive & ~ended
         if self.sampling.stop_strings:
-            self._finish_on_strings(position)
+            numbers += self._finish_on_strings(position)
+        return numbers
 
-    def _finish_on_strings(self, position: int) -> None:
-        longest = max(map(len, self.sampling.stop_strings))
+    def _finish_on_strings(self, position: int) -> list[int]:
+        longest, ended = max(map(len, self.sampling.stop_strings)), list[int]()
         for row in self.alive.nonzero().squeeze(-1).tolist():
             origin = int(self.origin[row])
             tail = self.tokens[origin, max(0, position - longest - 7) : position + 1].tolist()
             if any(stop in self.text.decode(tail) for stop in self.sampling.stop_strings):
                 self.stops[origin] = StopReason.STOP_STRING
                 self.alive[row] = False
+                ended.append(origin)
+        return ended
 
     def select(self, kept: Tensor) -> None:
         """Keeps only these rows in the running batch."""
         self.keys, self.origin, self.alive = self.keys[kept], self.origin[kept], self.alive[kept]
 
-    def completions(self, counts: list[int]) -> list[list[Completion]]:
-        """All completions, grouped by part."""
-        lengths = self.lengths.tolist()
-        tokens, logprobs = self.tokens.cpu(), self.logprobs.cpu()
-        done = [
-            Completion(
-                tokens[row, :length].clone(),
-                logprobs[row, :length].clone(),
-                self.stops[row],
-                self.text.decode(tokens[row, :length].tolist()),
-            )
-            for row, length in enumerate(lengths)
-        ]
-        starts = [sum(counts[:i]) for i in range(len(counts))]
-        return [done[start : start + n] for start, n in zip(starts, counts, strict=True)]
+    @property
+    def unfinished(self) -> list[int]:
+        """The rows that were cut at the length limit."""
+        return [row for row, stop in enumerate(self.stops) if stop is StopReason.LENGTH]
+
+    def completed(self, rows: Iterable[int]) -> Iterator[tuple[int, Completion]]:
+        """The completions of these rows, as far as they are written; each is made once."""
+        wanted = list(rows)
+        new = [row for row in wanted if row not in self.done]
+        if new:
+            tokens, logprobs = self.tokens[new].cpu(), self.logprobs[new].cpu()
+            for i, (row, length) in enumerate(zip(new, self.lengths[new].tolist(), strict=True)):
+                ids = tokens[i, :length].clone()
+                text = self.text.decode(ids.tolist())
+                self.done[row] = Completion(ids, logprobs[i, :length].clone(), self.stops[row], text)
+        return ((row, self.done[row]) for row in wanted)

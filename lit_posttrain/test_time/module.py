@@ -1,6 +1,6 @@
 """Tests a policy on held-out problems, or writes its graded answers to a file; trains nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,15 +8,16 @@ from typing import Any, TypeVar
 from lightning.pytorch import LightningModule
 
 from lit_posttrain import interruption
-from lit_posttrain.batches import Answer, PromptBatch, Sampling
+from lit_posttrain.batches import Answer, Completion, Grade, Problem, PromptBatch, Sampling
 from lit_posttrain.candidates import Candidate, Origin
-from lit_posttrain.contracts import Grader, Strategy
+from lit_posttrain.contracts import Grader, Patience, Strategy
 from lit_posttrain.graders import grade_all
 from lit_posttrain.ledger import Ledger, Phase, Spent
 from lit_posttrain.networks import CausalNetwork, NetworkConfig, place, read_config
 from lit_posttrain.networks.state import check_stored
 from lit_posttrain.ranks import Ranks
 from lit_posttrain.rollouts import TorchEngine
+from lit_posttrain.rollouts.outage import outlast
 from lit_posttrain.rollouts.provenance import candidates_of, policy_digest, run_of, shares, since
 from lit_posttrain.test_time.predictions import Predictions, origin_of, wanted
 from lit_posttrain.test_time.sample import Sample, solve_all
@@ -143,12 +144,20 @@ class TestTimeModule(LightningModule):
             for completion in outcome.completions
         ]
         with self.ledger.phase(Phase.GRADING):
-            grades = iter(grade_all(self.grader, pairs, deadline_s=self.grading_deadline_s))
+            grades = iter(self._graded(pairs))
         answers = [
             [Answer(problem, completion, next(grades)) for completion in outcome.completions]
             for problem, outcome in zip(prompts.problems, outcomes, strict=True)
         ]
         return answers, [outcome.chosen for outcome in outcomes]
+
+    def _graded(self, pairs: Sequence[tuple[Problem, Completion]]) -> list[Grade]:
+        def ask(places: Sequence[int]) -> list[Grade]:
+            return grade_all(
+                self.grader, [pairs[place] for place in places], deadline_s=self.grading_deadline_s
+            )
+
+        return outlast(ask(range(len(pairs))), ask, Patience())
 
     def together(self, work: Callable[[PromptBatch], list[T]], batch: PromptBatch) -> list[T]:
         """Does `work` on this process's share of the problems; what all made of theirs, one entry per problem.

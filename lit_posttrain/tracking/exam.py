@@ -13,7 +13,7 @@ from torch import nn
 
 from lit_posttrain import interruption
 from lit_posttrain.batches import Answer, Problem, PromptBatch, Sampling
-from lit_posttrain.contracts import Grader, PromptSource
+from lit_posttrain.contracts import Grader, Patience, PromptSource
 from lit_posttrain.errors import InputError
 from lit_posttrain.ledger import Ledger, Phase
 from lit_posttrain.ranks import Ranks
@@ -78,6 +78,7 @@ class Exam:
                     n=self.samples,
                     seed=self.seed,
                     ledger=method.ledger,
+                    patience=Patience(),
                 )
         return answers
 

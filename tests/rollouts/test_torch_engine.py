@@ -40,6 +40,23 @@ def generate(one, sampling=Sampling(max_new_tokens=8), n=3, count=5, seed=1):
         return asked, one.generate(asked)
 
 
+def test_every_completion_is_told_of_once_and_ends_are_told_before_the_rest_is_written():
+    one, told = engine(max_rows=4), []
+    batch = prompts(TEXT_OBJECT, 5)
+    sampling = Sampling(max_new_tokens=8)
+    asked = [Request(ids, SampleKey(1, str(i)), sampling, 3) for i, ids in enumerate(batch.prompt_ids)]
+    with one.ledger.phase(Phase.ROLLOUT):
+        results = one.generate(
+            asked, lambda *what: told.append((one.ledger.training.generated_tokens, *what))
+        )
+    assert sorted((i, j) for _, i, j, _ in told) == [(i, j) for i in range(5) for j in range(3)]
+    assert all(completion is results[i][j] for _, i, j, completion in told)
+    ends = [(tokens, c.stop) for tokens, _, _, c in told]
+    total = one.ledger.training.generated_tokens
+    assert any(stop is StopReason.EOS and tokens < total for tokens, stop in ends)
+    assert {StopReason.EOS, StopReason.LENGTH} == {stop for _, stop in ends}
+
+
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 @pytest.mark.parametrize("lora", [None, LoraSettings(4, 8.0, dropout=0.5)])
 def test_sampler_logprobs_equal_recomputed_ones(temperature, lora):

@@ -13,7 +13,7 @@ class Echo(RolloutEngine):
     def __init__(self):
         self.calls = []
 
-    def generate(self, requests):
+    def generate(self, requests, finished=None):
         self.calls.append([request.key.uid for request in requests])
         return [[self.one(request, i) for i in range(request.n)] for request in requests]
 

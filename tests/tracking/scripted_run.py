@@ -35,7 +35,7 @@ class ScriptedEngine(RolloutEngine):
         self.modes: list[bool] = []
         self.calls: list[int] = []
 
-    def generate(self, requests):
+    def generate(self, requests, finished=None):
         self.modes.append(self.policy.dropout.training or torch.is_grad_enabled())
         self.calls.append(len(requests))
         return [[self._answer(request, i) for i in range(request.n)] for request in requests]
