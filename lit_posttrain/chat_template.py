@@ -86,6 +86,37 @@ class ChatTemplate:
         return texts[0], list(spans[0]) if mark else []  # type: ignore[arg-type]
 
 
+def with_arguments(source: str | None, arguments: Mapping[str, Any]) -> str | None:
+    """A template that takes these values for names that it is not told otherwise.
+
+    Raises:
+        InputError: if a name does not occur in the template, or a value is no plain JSON.
+    """
+    unused = [name for name in arguments if not re.search(rf"\b{re.escape(name)}\b", source or "")]
+    if unused:
+        raise InputError(
+            f"the chat template does not use {', '.join(map(repr, unused))}; take it out of template_arguments"
+        )
+    told = "".join(
+        f"{{%- if {name} is not defined %}}{{%- set {name} = {_literal(name, value)} %}}{{%- endif %}}"
+        for name, value in arguments.items()
+    )
+    return f'{told}{{{{ "" }}}}{source}' if told else source  # without "" a line break that follows would go
+
+
+def _literal(name: str, value: Any) -> str:
+    """A JSON value as Jinja writes it: as JSON does, but for none."""
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return f"[{', '.join(_literal(name, one) for one in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_literal(name, k)}: {_literal(name, v)}' for k, v in value.items())}}}"
+    if isinstance(value, bool | int | float | str):
+        return json.dumps(value)
+    raise InputError(f"template_arguments.{name} must be plain JSON; got {value!r}, a {type(value).__name__}")
+
+
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message as templates expect it: without our `weight`, and without fields that a table filled with None."""
     return {k: v for k, v in message.items() if k != "weight" and (v is not None or k == "content")}

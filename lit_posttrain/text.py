@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
-from lit_posttrain.chat_template import ChatTemplate, Messages, Tools, check_tools
+from lit_posttrain.chat_template import ChatTemplate, Messages, Tools, check_tools, with_arguments
 from lit_posttrain.encoder import Encoder
 from lit_posttrain.errors import InputError
 from lit_posttrain.loss_mask import LossOn, Piece, TokenizedExample, one_weight, pieces, spread
@@ -37,11 +37,14 @@ class TextConfig:
         characters: The alphabet of a built-in tokenizer with one token per character, such as `0123456789+=`.
         template: Chat template as a Jinja string, or `plain`: the messages' contents one after the other, as
             base models want them. Without it, the tokenizer's own template, and `plain` where it has none.
+        template_arguments: What the template is told beside the messages, such as `{enable_thinking: false}`. It
+            becomes part of the saved template, so that it holds wherever the network is used.
     """
 
     path: str | None = None
     characters: str | None = None
     template: str | None = None
+    template_arguments: dict[str, Any] | None = None
 
 
 class ChatText:
@@ -62,15 +65,25 @@ class ChatText:
         tokenizer: A transformers tokenizer.
         template: Jinja string or `plain`; the tokenizer's own (or else `plain`) when None.
         end_ids: End tokens beside the tokenizer's own and the template's, as a generation config lists them.
+        arguments: What the template is told beside the messages; plain JSON values by name.
 
     Raises:
-        InputError: if the tokenizer has no end token, or the template cannot render a user message.
+        InputError: if the tokenizer has no end token, the template cannot render a user message, or it has no use
+            for an argument.
     """
 
-    def __init__(self, tokenizer: Any, template: str | None = None, end_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str | None = None,
+        end_ids: Sequence[int] = (),
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
         self.tokenizer, self._encoder = tokenizer, Encoder(tokenizer)
         own = tokenizer.get_chat_template() if tokenizer.chat_template else None
-        self.template: str | None = None if template == PLAIN else template or own
+        self.template: str | None = with_arguments(
+            None if template == PLAIN else template or own, arguments or {}
+        )
         self._adds_bos = self._tokenizer_adds_bos()
         self._chat = ChatTemplate(self.template, tokenizer.special_tokens_map)
         if self.template is not None and self._adds_bos and not self._template_writes_bos():
@@ -258,11 +271,15 @@ def load_text(source: TextConfig | str | Path) -> ChatText:
     """
     config = source if isinstance(source, TextConfig) else TextConfig(path=str(source))
     if config.characters is not None and config.path is None:
-        return ChatText(character_tokenizer(config.characters), config.template)
+        return ChatText(
+            character_tokenizer(config.characters), config.template, arguments=config.template_arguments
+        )
     if config.path is None or config.characters is not None:
         raise InputError(f"a text config needs either a path or characters, and not both; got {config}")
     path = str(Path(config.path).expanduser()) if config.path.startswith("~") else config.path
-    return ChatText(_load_tokenizer(path), config.template, _generation_end_ids(path))
+    return ChatText(
+        _load_tokenizer(path), config.template, _generation_end_ids(path), config.template_arguments
+    )
 
 
 def _load_tokenizer(path: str) -> Any:

@@ -240,6 +240,39 @@ def test_the_configured_template_wins(tmp_path: Path) -> None:
     )
 
 
+THINKING = (
+    "\n{%- for m in messages %}{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt and not thinks %}{{ levels[1].name }}{% endif %}"
+)
+
+
+def test_template_arguments_hold_in_training_in_use_and_after_saving(tmp_path: Path) -> None:
+    byte_tokenizer(HEADERS).save_pretrained(tmp_path / "one")
+    levels = [None, {"name": "%} \\u00e9'\""}]
+    config = TextConfig(str(tmp_path / "one"), template=THINKING, template_arguments={"levels": levels})
+    text = load_text(config)
+    chat = [{"role": "user", "content": "hi"}]
+    assert text.tokenizer.decode(text.prompt_ids(chat)) == "hi" + levels[1]["name"]
+    text.tokenizer.save_pretrained(tmp_path / "two")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "two")
+    assert saved.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) == "hi%} \\u00e9'\""
+    assert saved.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, thinks=True) == "hi"
+    silent = load_text(replace(config, template_arguments={"thinks": True}))
+    assert silent.tokenizer.decode(silent.prompt_ids(chat)) == "hi"
+    assert silent.fingerprint != text.fingerprint
+
+
+def test_template_arguments_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    byte_tokenizer(HEADERS).save_pretrained(tmp_path)
+    config = TextConfig(str(tmp_path), template=THINKING)
+    with pytest.raises(InputError, match="does not use 'enable_thinking'"):
+        load_text(replace(config, template_arguments={"enable_thinking": False}))
+    with pytest.raises(InputError, match="does not use 'thinks'"):
+        load_text(replace(config, template="plain", template_arguments={"thinks": False}))
+    with pytest.raises(InputError, match="plain JSON"):
+        load_text(replace(config, template_arguments={"thinks": {1, 2}}))
+
+
 @pytest.mark.parametrize(("listed", "expected"), [(4, {1, 4}), ([3, 4], {1, 3, 4}), (None, {1})])
 def test_end_tokens_of_the_generation_config_count(
     tmp_path: Path, listed: object, expected: set[int]

@@ -24,7 +24,7 @@ from lit_posttrain.text import TextConfig
 TEXT = TextConfig(characters="0123456789+-*=,")
 GRADER = NumericMatch()  # the last number of the completion
 SAMPLING = Sampling(max_new_tokens=16)
-BATCH = 128
+BATCH = 64
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t at 97.5 %, by number of seeds."""
 
@@ -134,7 +134,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, T_95[len(values)] * deviation / math.sqrt(len(values))
 
 
-def run(work: Path, *, seeds: int = 3, problems: int = 8192, operands: int = 6, steps: int = 800) -> None:
+def run(work: Path, *, seeds: int = 3, problems: int = 8192, operands: int = 6, steps: int = 1600) -> None:
     """The whole experiment; prints its figures.
 
     Args:
