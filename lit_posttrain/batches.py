@@ -230,6 +230,71 @@ class Experience(TokenBatch):
     temperature: float = 1.0
 
 
+@dataclass
+class PreferenceBatch(TokenBatch):
+    """Pairs of completions of the same prompt; both sides of a pair stand in one batch, anywhere in it.
+
+    Per sequence (S,): `pair` int64, the pairs of the batch numbered from 0; `chosen` bool; `margin` float32, how
+    much better the chosen side is, 0 where the data does not say; `share` float32, the pair's share in the loss
+    of the step. `margin` and `share` are the same on both sides, and the shares of all pairs of a step sum to 1.
+    `weights` spreads the share of a pair evenly over the tokens of both sides, for counts. `reference_logprobs`
+    (B, T) are in nats.
+    """
+
+    pair: Tensor = sequence_field()
+    chosen: Tensor = sequence_field()
+    margin: Tensor = sequence_field()
+    share: Tensor = sequence_field()
+    reference_logprobs: Tensor | None = token_field()
+
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """The chosen and the rejected sequences, each (P,) places from 0 in reading order, pair by pair."""
+        places = torch.arange(len(self.pair), device=self.pair.device)
+        sides = [places[self.chosen], places[~self.chosen]]
+        chosen, rejected = (side[self.pair[side].argsort()] for side in sides)
+        return chosen, rejected
+
+
+@dataclass
+class UnpairedBatch(TokenBatch):
+    """Completions that are wanted or not, and completions of other prompts for the estimate of a KL.
+
+    Per sequence (S,): `desirable` bool; `mismatched` bool, a completion behind a prompt that it does not belong to;
+    `share` float32, the sequence's share in the loss of the step, 0 where it is mismatched. `reference_logprobs`
+    (B, T) are in nats.
+    """
+
+    desirable: Tensor = sequence_field()
+    mismatched: Tensor = sequence_field()
+    share: Tensor = sequence_field()
+    reference_logprobs: Tensor | None = token_field()
+
+
+@dataclass
+class StepBatch(TokenBatch):
+    """Solutions in steps.
+
+    Per token (B, T): `step_ends` bool, the last token of each step; `step_labels` float32 in [0, 1], how right the
+    step is that ends there. `mask` and `weights` speak of the step ends whose label is known.
+    """
+
+    step_ends: Tensor = token_field()
+    step_labels: Tensor = token_field()
+
+
+@dataclass
+class RankedBatch(TokenBatch):
+    """Completions with a grade each, several of a prompt where they are compared.
+
+    Per sequence (S,): `target` float32, higher is better; `group` int64, which prompt of the batch; `share` float32,
+    the sequence's share in the loss of the step.
+    """
+
+    target: Tensor = sequence_field()
+    group: Tensor = sequence_field()
+    share: Tensor = sequence_field()
+
+
 @dataclass(frozen=True)
 class PromptBatch:
     """Problems with the token ids of their prompts, in the same order."""

@@ -42,6 +42,58 @@ class Distillation(ABC):
         """
 
 
+@dataclass(frozen=True)
+class PairLogprobs:
+    """What P pairs have for a loss, all (P,): log-probs of both completions, of the policy and of the reference.
+
+    In nats, summed over the tokens of a completion or averaged, as the method's setting says. `*_tokens` are the
+    lengths. The reference's are None where no loss asks for them.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    chosen_tokens: Tensor
+    rejected_tokens: Tensor
+    reference_chosen: Tensor | None = None
+    reference_rejected: Tensor | None = None
+
+
+class PreferenceLoss(ABC):
+    """A loss of the policy on pairs of completions."""
+
+    needs_reference: bool = True
+
+    @abstractmethod
+    def __call__(self, pairs: PairLogprobs) -> tuple[Tensor, Stats]:
+        """Losses (P,) and statistics (P,) by metric name."""
+
+
+class UnpairedLoss(ABC):
+    """A loss of the policy on single completions that are wanted or not."""
+
+    @abstractmethod
+    def __call__(
+        self, logprobs: Tensor, reference: Tensor, desirable: Tensor, kl: Tensor
+    ) -> tuple[Tensor, Stats]:
+        """Losses (S,) and statistics (S,) from summed log-probs (S,), `desirable` (S,) bool and a KL in nats, ()."""
+
+
+class RewardLoss(ABC):
+    """A loss of a reward model on pairs."""
+
+    @abstractmethod
+    def __call__(self, chosen: Tensor, rejected: Tensor, margin: Tensor) -> tuple[Tensor, Stats]:
+        """Losses (P,) and statistics (P,) from the scores of both sides (P,) and `margin` (P,)."""
+
+
+class RankingLoss(ABC):
+    """A loss of a reward model on graded completions."""
+
+    @abstractmethod
+    def __call__(self, scores: Tensor, targets: Tensor, group: Tensor) -> tuple[Tensor, Stats]:
+        """Losses (S,) and statistics (S,) from scores (S,), `targets` (S,) and `group` (S,) int64."""
+
+
 class TokenWeights(ABC):
     """Says how much each sequence's tokens count in the loss of one optimiser step."""
 
@@ -65,6 +117,22 @@ class Grader(ABC):
     def close(self) -> None:
         """Ends worker processes, if there are any."""
         return None
+
+
+class AnswerKey(ABC):
+    """Tells which answers are the same, for voting; needs no reference answer."""
+
+    @abstractmethod
+    def key(self, items: Sequence[tuple[Problem, Completion]]) -> list[str | None]:
+        """For each item a text that is equal for equivalent answers; None where there is no answer."""
+
+
+class StepGrader(ABC):
+    """Scores the steps of solutions."""
+
+    @abstractmethod
+    def score(self, items: Sequence[tuple[Problem, Sequence[str]]]) -> list[list[float]]:
+        """For each problem and the steps of a solution one score in [0, 1] per step."""
 
 
 class Selection(ABC):

@@ -39,17 +39,22 @@ DATASET_KEYS = ("name", "context", "digest")
 class StepStatistics:
     """Sums over the micro-batches of one optimiser step, so that what is logged speaks of the whole step.
 
-    Names ending in `_max` keep the maximum; `train/loss` is a sum; all others are means over weighted tokens.
+    Names ending in `_max` keep the maximum; `train/loss` is a sum; all others are means over what has a weight:
+    tokens, pairs or sequences.
     """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.maxima: dict[str, Tensor] = {}
-        self.tokens = torch.zeros(())
+        self.tokens, self.count = torch.zeros(()), torch.zeros(())
 
-    def add(self, loss: Tensor, live: Tensor, stats: Mapping[str, Tensor]) -> None:
-        """One micro-batch: its share of the loss, which tokens count (B, T), per-token statistics (B, T)."""
-        self.tokens = self.tokens.to(live.device) + live.sum()
+    def add(self, loss: Tensor, tokens: Tensor, live: Tensor, stats: Mapping[str, Tensor]) -> None:
+        """One micro-batch: its share of the loss, its weighted tokens (), and statistics with what counts in them.
+
+        `live` and every statistic are (B, T), or (P,) for losses of pairs.
+        """
+        self.tokens = self.tokens.to(live.device) + tokens
+        self.count = self.count.to(live.device) + live.sum()
         self.sums["train/loss"] = self.sums.get("train/loss", 0) + loss.detach()
         for name, values in stats.items():
             if name.endswith("_max"):
@@ -60,11 +65,11 @@ class StepStatistics:
 
     def result(self, reduce: Callable[[Tensor, str], Tensor]) -> dict[str, Tensor]:
         """The values of the step over all ranks; `reduce(tensor, "sum" or "max")` joins the ranks."""
-        tokens = reduce(self.tokens.float(), "sum")
-        values = {"train/tokens": tokens}
+        values = {"train/tokens": reduce(self.tokens.float(), "sum")}
+        count = reduce(self.count.float(), "sum").clamp(min=1)
         for name, total in self.sums.items():
             whole = reduce(total.float(), "sum")
-            values[name] = whole if name == "train/loss" else whole / tokens.clamp(min=1)
+            values[name] = whole if name == "train/loss" else whole / count
         return values | {name: reduce(top, "max") for name, top in self.maxima.items()}
 
 
@@ -139,13 +144,22 @@ class PostTrainModule(pl.LightningModule):
             "lr_scheduler": {"scheduler": self.make_schedule(optimizer), "interval": "step"},
         }
 
-    def reduce(self, token_loss: Tensor, batch: TokenBatch, stats: Stats) -> Tensor:
+    def reduce(
+        self, losses: Tensor, batch: TokenBatch, stats: Stats, weights: Tensor | None = None
+    ) -> Tensor:
         """The batch's share of the step's loss, scaled so that Lightning's averaging gives exactly the sum.
 
         Weights sum to 1 over the step; Lightning divides by the number of micro-batches and averages over ranks.
+
+        Args:
+            losses: Of tokens (B, T), or whatever `weights` speak of.
+            batch: The micro-batch.
+            stats: By metric name, of the shape of `losses`.
+            weights: Of the shape of `losses`; by default those of the tokens.
         """
-        loss = weighted_sum(token_loss, batch.weights)
-        self._statistics.add(loss, batch.weights != 0, stats)
+        shares = batch.weights if weights is None else weights
+        loss = weighted_sum(losses, shares)
+        self._statistics.add(loss, (batch.weights != 0).sum(), shares != 0, stats)
         return loss * self.trainer.accumulate_grad_batches * self.ranks.count
 
     def on_train_batch_start(self, batch: TokenBatch, batch_idx: int) -> None:

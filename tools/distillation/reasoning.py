@@ -147,7 +147,7 @@ def run(work: Path, *, seeds: int = 3, problems: int = 8192, operands: int = 6, 
     """
     asked = ChainedArithmetic(operands=operands, train_size=problems)
     worked = ChainedArithmetic(operands=operands, reasoning=True)
-    teacher = train(Size(128, 2), worked, steps=800, rate=2e-3, seed=100)
+    teacher = train(Size(128, 2), worked, steps=1600, rate=2e-3, seed=100)
     accuracy, error = measure(teacher, asked)
     print(f"teacher (128 wide, 2 layers): accuracy {accuracy:.3f} ± {error:.3f}")
     write_pool(teacher, asked, work / "teacher.parquet", samples=4)
