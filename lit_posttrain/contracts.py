@@ -120,11 +120,18 @@ class Grader(ABC):
 
 
 class AnswerKey(ABC):
-    """Tells which answers are the same, for voting; needs no reference answer."""
+    """A rule for which completions count as the same answer, for voting; it reads no reference.
+
+    Keys of the same problem are compared as texts, so that sameness is reflexive, symmetric and transitive.
+    """
 
     @abstractmethod
     def key(self, items: Sequence[tuple[Problem, Completion]]) -> list[str | None]:
-        """For each item a text that is equal for equivalent answers; None where there is no answer."""
+        """The key of each completion, in order; None where none is stated, which no vote counts."""
+
+    def close(self) -> None:
+        """Ends worker processes, if there are any."""
+        return None
 
 
 class StepGrader(ABC):

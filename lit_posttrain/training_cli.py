@@ -44,6 +44,7 @@ from lit_posttrain.tracking.compute import ComputeMeter
 from lit_posttrain.tracking.console import Console
 from lit_posttrain.tracking.mlflow import JournaledMLflowLogger  # noqa: F401
 from lit_posttrain.tracking.probe import AccuracyProbe
+from lit_posttrain.tracking.sandbox_tags import SandboxTags
 from lit_posttrain.tracking.stopping import EarlyStopOnProbe  # noqa: F401
 from lit_posttrain.tracking.transcripts import Transcripts  # noqa: F401
 
@@ -276,7 +277,7 @@ def run(arguments: Sequence[str]) -> int:
             subclass_mode_data=True,
             save_config_callback=RunRecord,
             seed_everything_default=0,
-            trainer_defaults=TRAINER_DEFAULTS | {"callbacks": [ComputeMeter(), RunState(), Console()]},
+            trainer_defaults=TRAINER_DEFAULTS | {"callbacks": [ComputeMeter(), RunState(), Console(), SandboxTags()]},
             auto_configure_optimizers=False,
             parser_class=Parser,
         )

@@ -16,6 +16,7 @@ from lit_posttrain import methods
 from lit_posttrain.checkpoints import folder
 from lit_posttrain.cli import main
 from lit_posttrain.errors import InputError
+from lit_posttrain.graders.sandbox.local import LocalSandbox
 from lit_posttrain.networks import NetworkConfig, build
 from lit_posttrain.text import character_tokenizer
 
@@ -49,6 +50,15 @@ def skip_without_packages(name: str) -> None:
     network = read(name)["model"]["init_args"]["network"]
     if "quantisation" in network and importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("bitsandbytes is not installed (extra `quant`)")
+
+
+def skip_without_sandbox(name: str) -> None:
+    """Skips a config that runs programs, where this machine cannot confine them."""
+    if "CodeTests" in (CONFIGS / name).read_text():
+        try:
+            LocalSandbox().prove()
+        except InputError as error:
+            pytest.skip(str(error))
 
 
 def command(name: str) -> str:
@@ -115,6 +125,7 @@ def test_every_method_has_a_smoke_twin():
 @pytest.mark.parametrize("name", SMOKE)
 def test_smoke_config_trains(name, tmp_path):
     skip_without_packages(name)
+    skip_without_sandbox(name)
     arguments = ["--trainer.logger.init_args.root", str(tmp_path)]
     assert main(["fit", "--config", str(CONFIGS / name), *arguments]) == 0
     content = checkpoint(tmp_path)

@@ -32,6 +32,7 @@ GROUND = (
     "turns",
     "loss_mask",
     "text",
+    "solution_steps",
 )
 PARSING = {"class_paths", "config_parser", "guarded_imports", "messages"}  # of the command line
 DOORS = {"cli", "training_cli", "__main__", *PARSING}

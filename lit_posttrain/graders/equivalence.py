@@ -4,17 +4,15 @@ import re
 from collections.abc import Callable
 
 from lit_posttrain.batches import Verdict
-from lit_posttrain.graders.notation import as_number, fault, split_unit
+from lit_posttrain.graders.lists import FREE, split_list
+from lit_posttrain.graders.notation import as_number, fault, split_name, split_unit
 from lit_posttrain.graders.rational import equal
+from lit_posttrain.graders.words import word
 
 Symbolic = Callable[[str, str], Verdict]
 
 MAX_ELEMENTS = 16
-_CLOSING = {"(": ")", "[": "]", "{": "}"}
-_WORD = re.compile(r"\\text\{([^{}]*)\}|([A-Za-z][A-Za-z -]*)")
-_CHOICE = re.compile(r"\(?([A-J])[).]?")
-_PLUS_MINUS = re.compile(r" *\\pm(?![A-Za-z]) *")
-_NAMED = re.compile(r"([A-Za-z](?:_\{?[0-9a-z]\}?)?) *(?:=|\\in(?![A-Za-z])) *([^=<>]+)")
+_RELATION = re.compile(r"[=<>]|\\(?:[lg]eq?|neq?|cup|in)(?![A-Za-z])")
 _SEVERITY = [
     Verdict.GOLD_UNPARSEABLE, Verdict.GOLD_TIMEOUT, Verdict.GRADER_TIMEOUT, Verdict.GRADER_ERROR,
     Verdict.INCORRECT, Verdict.MALFORMED, Verdict.TIMEOUT,
@@ -33,81 +31,17 @@ def compare(gold: str, answer: str, symbolic: Symbolic, tolerance: float) -> Ver
     if fault(gold):
         return Verdict.GOLD_UNPARSEABLE
     gold, answer = _unnamed(gold, answer)
+    (gold_body, gold_unit), (body, unit) = split_unit(gold), split_unit(answer)
+    if gold_unit and unit and gold_unit != unit:
+        return Verdict.INCORRECT
     gold_number, number = as_number(gold), as_number(answer)
     if gold_number and number:
-        gold_unit, unit = split_unit(gold)[1], split_unit(answer)[1]
-        same_unit = not gold_unit or not unit or gold_unit == unit
-        return _yes(same_unit and equal(gold_number, number, tolerance))
+        return _yes(equal(gold_number, number, tolerance))
     gold_list, answer_list = split_list(gold), split_list(answer)
-    if gold_list or answer_list:
+    is_symbolic_set = not (gold_list and answer_list) and _RELATION.search(gold + answer)
+    if (gold_list or answer_list) and not is_symbolic_set:
         return _compare_lists(gold_list, answer_list, symbolic, tolerance)
-    return symbolic(split_unit(gold)[0], split_unit(answer)[0])
-
-
-def is_set(gold: str) -> bool:
-    """Whether a gold answer has several elements in any order."""
-    found = None if as_number(gold) else split_list(gold)
-    return found is not None and found[0] in ("{}", "") and len(found[1]) > 1
-
-
-def key(answer: str) -> str:
-    """One text for answers that are the same number, word or list; others keep their own spelling."""
-    number = as_number(answer)
-    if number:
-        return number.key + ("%" if number.is_percent else "")
-    found = split_list(answer)
-    if found:
-        kind, parts = found
-        keys = [key(part) for part in parts]
-        return f"{kind[:1]}{','.join(sorted(keys) if kind in ('{}', '') else keys)}{kind[1:]}"
-    return word(answer) or _spaceless(answer)
-
-
-def word(text: str) -> str | None:
-    """The canonical form of an answer in words or a letter of choice; None for formulas such as `xy`."""
-    match = _WORD.fullmatch(text)
-    inside = text if match is None else match[1] if match[1] is not None else match[2]
-    choice = _CHOICE.fullmatch(inside.strip())
-    if choice:
-        return choice[1].casefold()
-    is_text = match is not None and (
-        match[1] is not None or re.search("[A-Za-z]{4}", text) or " " in text.strip()
-    )
-    is_word = is_text or text.casefold() in ("yes", "no", "odd")
-    return " ".join(inside.casefold().split()).rstrip(".") if is_word and inside.strip() else None
-
-
-def split_list(text: str) -> tuple[str, list[str]] | None:
-    """The kind of brackets (empty for none) and the elements of a list, tuple, interval or set."""
-    text = text.replace(r"\{", "\x01").replace(r"\}", "\x02")
-    kind, inside = "", text
-    if text[:1] in ("(", "[", "\x01") and text[-1:] in (")", "]", "\x02") and _closes_at_end(text):
-        kind, inside = (text[0] + text[-1]).replace("\x01", "{").replace("\x02", "}"), text[1:-1]
-    if not kind and _PLUS_MINUS.search(text):
-        return "", [_PLUS_MINUS.sub(sign, text).removeprefix("+") for sign in "+-"]
-    parts = _split_commas(inside if kind else re.sub(r",? (?:and|or) ", ",", inside))
-    if len(parts) < 2 and kind != "{}":
-        return None
-    return kind, [part.replace("\x01", r"\{").replace("\x02", r"\}").strip() for part in parts]
-
-
-def _closes_at_end(text: str) -> bool:
-    depth = 0
-    for position, char in enumerate(text):
-        depth += (char in "([{\x01") - (char in ")]}\x02")
-        if depth == 0:
-            return position == len(text) - 1
-    return False
-
-
-def _split_commas(text: str) -> list[str]:
-    parts, depth, start = list[str](), 0, 0
-    for position, char in enumerate(text):
-        depth += (char in "([{\x01") - (char in ")]}\x02")
-        if char == "," and depth == 0:
-            parts.append(text[start:position])
-            start = position + 1
-    return [*parts, text[start:]]
+    return symbolic(gold_body, body)
 
 
 def _compare_lists(
@@ -118,8 +52,8 @@ def _compare_lists(
 ) -> Verdict:
     if gold is None or answer is None:
         return Verdict.INCORRECT
-    is_free = gold[0] in ("{}", "")
-    if (answer[0] in ("{}", "")) != is_free or (not is_free and gold[0] != answer[0]):
+    is_free = gold[0] in FREE
+    if (answer[0] in FREE) != is_free or (not is_free and gold[0] != answer[0]):
         return Verdict.INCORRECT
     if len(gold[1]) != len(answer[1]) or len(gold[1]) > MAX_ELEMENTS or not all([*gold[1], *answer[1]]):
         return Verdict.INCORRECT
@@ -150,14 +84,13 @@ def worst(verdicts: list[Verdict]) -> Verdict:
 
 def _unnamed(gold: str, answer: str) -> tuple[str, str]:
     """Drops `x =` where only one side has it, or both have the same."""
-    gold_name, name = _NAMED.fullmatch(gold), _NAMED.fullmatch(answer)
-    if gold_name and name and gold_name[1] != name[1]:
-        return gold, answer
-    has_relation = re.search(r"[=<>]|\\[lg]eq?(?![A-Za-z])", gold) and not gold_name
-    if name and not has_relation:
-        answer = name[2].strip()
-    if gold_name and (name or not re.search(r"[=<>]|\\[lg]eq?(?![A-Za-z])", answer)):
-        gold = gold_name[2].strip()
+    (gold_name, gold_value), (name, value) = split_name(gold), split_name(answer)
+    if gold_name and name:
+        return (gold_value, value) if gold_name == name else (gold, answer)
+    if name and not _RELATION.search(gold):
+        return gold, value
+    if gold_name and not _RELATION.search(answer):
+        return gold_value, answer
     return gold, answer
 
 

@@ -1,30 +1,29 @@
 """Grades mathematical answers: exact numbers here, symbolic ones by math-verify in worker processes."""
 
-import signal
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from lit_posttrain.batches import UNGRADED_VERDICTS, Completion, Grade, Problem, Verdict
 from lit_posttrain.contracts import Grader
 from lit_posttrain.errors import InputError
-from lit_posttrain.graders.equivalence import Symbolic, compare, is_set, key, worst
-from lit_posttrain.graders.extraction import answer_text, boxed, stated
-from lit_posttrain.graders.notation import MAX_CHARACTERS, fault, simplify
+from lit_posttrain.graders.equivalence import compare, worst
+from lit_posttrain.graders.extraction import boxed
+from lit_posttrain.graders.lists import is_set
+from lit_posttrain.graders.notation import fault, simplify
 from lit_posttrain.graders.single import bad_reference, decided, failed, ungraded
-from lit_posttrain.graders.verdict_cache import NeedsWorker, VerdictCache
-from lit_posttrain.graders.worker_pool import WorkerPool
-from lit_posttrain.graders.worker_process import Outcome, Reply
+from lit_posttrain.graders.stated_answers import MAX_BOXES, stated_answers, voting_key
+from lit_posttrain.graders.symbolic_judge import Remembered, SymbolicJudge
+from lit_posttrain.graders.verdict_cache import NeedsWorker
 
-MAX_BOXES = 4
-PROBE = "7"
-MAX_SPELLINGS = 32
-MAX_TEXT = 4 * MAX_CHARACTERS
-STARVATION = 5
-TEXT_SIGNALS = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS)
+DISAGREEMENT = "second_opinion_disagreement"
+"""The part of a grade that was given to a second grader too: 1 where that one judged otherwise, else 0."""
+
+Pair = tuple[str | None, str]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,88 +45,88 @@ class MathAnswer(Grader):
     Args:
         deadline_s: CPU seconds for parsing the reference, and again for parsing the answer and comparing.
             An answer that exceeds them is wrong (`timeout`); it is left ungraded if the machine was too busy
-            to give them within five times as many seconds.
+            to give them within fifteen times as many seconds.
         workers: Worker processes, started at the first symbolic comparison.
         tolerance: Relative error allowed where the reference is written as a decimal.
         cache_size: Pairs of reference and answer whose verdict is remembered.
+        second_opinion: Share of graded completions, chosen by their content, that math-verify judges once
+            more by its own rules of extraction. The reward stays; the part `second_opinion_disagreement` of
+            the grade, and so the metric `reward/second_opinion_disagreement`, says how often it differs.
     """
 
-    deadline_s: float = 2.0
+    deadline_s: float = 0.6
     workers: int = 2
     tolerance: float = 1e-5
     cache_size: int = 65_536
-    _pool: WorkerPool = field(init=False, repr=False, compare=False)
-    _cache: VerdictCache = field(init=False, repr=False, compare=False)
+    second_opinion: float = 0.0
+    judge: SymbolicJudge = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.deadline_s <= 0 or self.workers < 1:
-            raise InputError(f"got deadline_s={self.deadline_s}, workers={self.workers}; set > 0 and >= 1.")
-        options = {"tolerance": self.tolerance}
-        wall_s = STARVATION * self.deadline_s
-        pool = WorkerPool("math_worker.py", self.workers, wall_s, cpu_s=self.deadline_s, options=options)
-        object.__setattr__(self, "_pool", pool)
-        object.__setattr__(self, "_cache", VerdictCache(self.cache_size))
+        if not 0 <= self.second_opinion <= 1:
+            raise InputError(f"got second_opinion={self.second_opinion}; set a share between 0 and 1.")
+        judge = SymbolicJudge(self.deadline_s, self.workers, self.tolerance, self.cache_size)
+        object.__setattr__(self, "judge", judge)
 
     def grade(self, items: Sequence[tuple[Problem, Completion]]) -> list[Grade]:
-        """One grade per item, in order; the answer key is the value in lowest terms, or the text."""
+        """One grade per item, in order; the answer key is that of `MathKey`."""
         pairs = [(_gold_text(problem.reference), completion.text) for problem, completion in items]
-        grades = {pair: self._grade_here(*pair) for pair in dict.fromkeys(pairs)}
-        waiting = [pair for pair, grade in grades.items() if grade is None]
-        if waiting:
-            with ThreadPoolExecutor(min(self.workers, len(waiting))) as threads:
-                judged = threads.map(lambda pair: self._grade_one(pair[0], pair[1], self._ask), waiting)
-                grades.update(zip(waiting, judged, strict=True))
-        return [grade for pair in pairs if (grade := grades[pair]) is not None]
+        here = {pair: self._grade_here(*pair) for pair in dict.fromkeys(pairs)}
+        grades = {pair: grade for pair, grade in here.items() if grade is not None}
+        grades |= self._in_threads(self._grade_there, [pair for pair, grade in here.items() if grade is None])
+        sampled = [
+            pair for pair, grade in grades.items() if grade.reward is not None and self._is_sampled(*pair)
+        ]
+        grades |= self._in_threads(lambda pair: self._with_opinion(pair, grades[pair]), sampled)
+        return [grades[pair] for pair in pairs]
 
     def close(self) -> None:
         """Ends the worker processes; a later call starts new ones."""
-        self._pool.close()
+        self.judge.close()
 
     def _grade_here(self, gold: str | None, text: str) -> Grade | None:
         """The grade, or None if it takes a worker."""
         try:
-            return self._grade_one(gold, text, self._cache.known)
+            return self._grade_one(gold, text, Remembered(self.judge))
         except NeedsWorker:
             return None
 
-    def _grade_one(self, gold: str | None, text: str, symbolic: Symbolic) -> Grade:
+    def _grade_there(self, pair: Pair) -> Grade:
+        return self._grade_one(*pair, self.judge)
+
+    def _in_threads(self, task: Callable[[Pair], Grade], pairs: list[Pair]) -> dict[Pair, Grade]:
+        if not pairs:
+            return {}
+        with ThreadPoolExecutor(min(self.workers, len(pairs))) as threads:
+            return dict(zip(pairs, threads.map(task, pairs), strict=True))
+
+    def _grade_one(self, gold: str | None, text: str, judge: SymbolicJudge | Remembered) -> Grade:
         if not gold:
             return bad_reference(gold or "", "a number or a text that states an answer")
-        answers = _answers(text, is_set(gold))
+        answers = stated_answers(text)
         if not answers:
             return failed(Verdict.NO_ANSWER)
         if len(answers) > MAX_BOXES:
             return failed(Verdict.INCORRECT, f"{len(answers)} different boxed answers")
-        verdict = worst([compare(gold, answer, symbolic, self.tolerance) for answer in answers])
-        return _grade(verdict, answers)
+        alternatives = _as_set(answers) if is_set(gold) else answers
+        verdict = worst([compare(gold, answer, judge.compare, self.tolerance) for answer in alternatives])
+        return _grade(verdict, answers, judge)
 
-    def _ask(self, gold: str, answer: str) -> Verdict:
-        """The verdict of a worker on a simplified pair; remembered unless the failure is ours."""
-        with suppress(NeedsWorker):
-            return self._cache.known(gold, answer)
-        if fault(gold) or fault(answer):
-            return Verdict.GOLD_UNPARSEABLE if fault(gold) else Verdict.MALFORMED
-        verdict = _verdict(self._pool.ask({"gold": gold, "answer": answer}))
-        if verdict is Verdict.TIMEOUT and answer != PROBE and self._ask(gold, PROBE) is Verdict.TIMEOUT:
-            verdict = Verdict.GOLD_TIMEOUT  # it takes as long for the simplest answer
-        self._cache.remember(gold, answer, verdict)
-        return verdict
+    def _is_sampled(self, gold: str | None, text: str) -> bool:
+        digest = hashlib.sha256(f"{gold}\0{text}".encode(errors="backslashreplace")).digest()
+        return int.from_bytes(digest[:8], "big") < self.second_opinion * 2**64
+
+    def _with_opinion(self, pair: Pair, grade: Grade) -> Grade:
+        gold, text = pair
+        opinion = self.judge.opinion(gold or "", text)
+        if opinion is None:
+            return grade
+        return replace(grade, parts={**grade.parts, DISAGREEMENT: float(opinion is not grade.correct)})
 
 
-def _answers(text: str, wants_set: bool) -> list[str]:
-    """The simplified answers that must all be right, without repetition; empty if nothing is stated."""
-    text = answer_text(text)
-    found = list(dict.fromkeys(boxed(text))) or [stated(text) or ""]
-    if len(found) > MAX_SPELLINGS:
-        return found
-    answers: dict[str, str] = {}
-    for content in found:
-        answer = simplify(content) if len(content) <= MAX_TEXT else content
-        answers.setdefault(key(answer) if len(answer) <= MAX_TEXT else answer, answer)
-    distinct = [answer for answer in answers.values() if answer]
-    if wants_set and len(distinct) > 1 and not any("," in answer for answer in distinct):
-        return [",".join(distinct)]
-    return distinct
+def _as_set(answers: list[str]) -> list[str]:
+    """Several boxed elements as one set, where each is one element."""
+    is_listed = len(answers) > 1 and not any("," in answer for answer in answers)
+    return [",".join(answers)] if is_listed else answers
 
 
 @lru_cache(maxsize=16_384)
@@ -143,26 +142,10 @@ def _gold_text(reference: Any) -> str | None:
     return _simplified_gold(str(reference))
 
 
-def _verdict(reply: Reply) -> Verdict:
-    """What became of a request, told apart by who caused it."""
-    if reply.outcome is Outcome.ANSWERED:
-        return Verdict(reply.value)
-    if reply.outcome is Outcome.OVER_WALL:
-        return Verdict.GRADER_TIMEOUT
-    concerns_gold = reply.stage != "answer"
-    if reply.outcome is Outcome.OVER_CPU:
-        return Verdict.GOLD_TIMEOUT if concerns_gold else Verdict.TIMEOUT
-    if reply.exit_code in TEXT_SIGNALS:
-        return Verdict.GOLD_UNPARSEABLE if concerns_gold else Verdict.MALFORMED
-    return Verdict.GRADER_ERROR
-
-
-def _grade(verdict: Verdict, answers: Sequence[str]) -> Grade:
+def _grade(verdict: Verdict, answers: list[str], judge: SymbolicJudge | Remembered) -> Grade:
     if verdict in UNGRADED_VERDICTS:
         return ungraded(verdict)
-    last = answers[-1]
-    answer_key = key(last) if len(last) <= MAX_CHARACTERS else None
     if verdict in (Verdict.CORRECT, Verdict.INCORRECT):
         note = f"{len(answers)} different boxed answers" if len(answers) > 1 else ""
-        return decided(verdict is Verdict.CORRECT, answer_key, note)
-    return failed(verdict, fault(last), answer_key=answer_key)
+        return decided(verdict is Verdict.CORRECT, voting_key(answers, judge.form), note)
+    return failed(verdict, fault(answers[-1]), answer_key=voting_key(answers, lambda answer: None))

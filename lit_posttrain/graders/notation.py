@@ -11,15 +11,19 @@ MAX_TOWER = 2
 
 _SYMBOLS = str.maketrans(
     {"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt "}  # noqa: RUF001
-    | {"≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "°": "", "~": " ", "\u00a0": " "}  # noqa: RUF001
+    | {"≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "~": " ", "\u00a0": " "}  # noqa: RUF001
 )
 _REWRITES = [
     (re.compile(pattern), new)
     for pattern, new in [
         (r"\\(?:displaystyle|left|right|bigl?|bigr?|Bigl?|Bigr?)(?![A-Za-z])|\\!", ""),
         (r"\^ *\{?\\circ\}? *(?:\\text\{ *)?[CF](?: *\})?$", ""),
-        (r"\\[,;: ]|\\q?quad(?![A-Za-z])", " "),
-        (r"\\\$|\{\\circ\}|\^\{\\circ\}|\^\\circ(?![A-Za-z])|\\degree(?![A-Za-z])", ""),
+        (r"(?<=[0-9}]) *(?:\^ *\{? *\\circ *\}?|\\degree|°)$", r"\\text{degree}"),
+        (r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])", " "),
+        (r" *(?:\\text\{ *)?\bpercent(?: *\})?$", "%"),
+        (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
+        (r"\\mathbb *\{?R\}?(?! *\^)", r"(-\\infty,\\infty)"),
+        (r"°|\\\$|\{\\circ\}|\^\{\\circ\}|\^\\circ(?![A-Za-z])|\\degree(?![A-Za-z])", ""),
         (r"\\%", "%"),
         (r"\{,\}", ","),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -43,6 +47,7 @@ _WRAPPERS = [
 _LITERAL = re.compile(r"\^ *\{? *-? *([0-9]+)|([0-9]+) *\}? *!")
 _FORBIDDEN = re.compile(r"['\"`;@#?\x00-\x08\x0e-\x1f]|__|\.[A-Za-z_]|\.\\?_|lambda(?![A-Za-z])|!!")
 _FRACTION = re.compile(r"([0-9]*) *\\frac *\{ *(-?[0-9]+) *\} *\{ *([0-9]+) *\}")
+_REPEATING = re.compile(r"(?<![0-9.])([0-9]{1,20})\.([0-9]{0,20})\\overline *\{ *([0-9]{1,20}) *\}")
 _POWER_OF_TEN = re.compile(r" \\cdot 10\^\{? *(-?[0-9]{1,3}) *\}?")
 
 
@@ -56,7 +61,15 @@ def simplify(text: str) -> str:
                 text = match[1].strip()
     for pattern, new in _REWRITES:
         text = pattern.sub(new, text)
+    text = _REPEATING.sub(_as_fraction, text)
     return re.sub(r"[.,:]$", "", text.strip()).strip()
+
+
+def _as_fraction(match: re.Match[str]) -> str:
+    """A repeating decimal such as `0.1\\overline{6}` as a fraction: nines under the period, then zeros."""
+    start, period = match[1] + match[2], match[3]
+    over = int(start + period) - int(start or "0")
+    return rf"\frac{{{over}}}{{{'9' * len(period)}{'0' * len(match[2])}}}"
 
 
 def fault(text: str) -> str:
@@ -123,3 +136,12 @@ def split_unit(text: str) -> tuple[str, str]:
     word = words.strip().lower().rstrip(".")
     name = UNITS.get(word) or UNITS.get(word.removesuffix("s"), "")
     return body.strip(), name + (power or "") if name else ""
+
+
+_NAME = re.compile(r"([A-Za-z](?:_\{?[0-9a-z]\}?)?) *(?:=|\\in(?![A-Za-z])) *([^=<>]+)")
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """The name and the value of an answer such as `x = 5` or `x \\in [0, 1]`; no name where there is none."""
+    match = _NAME.fullmatch(text)
+    return (match[1], match[2].strip()) if match else ("", text)

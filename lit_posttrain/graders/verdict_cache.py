@@ -1,22 +1,52 @@
-"""Remembers symbolic verdicts, so that equal answers are judged once."""
+"""Remembers what workers replied, so that equal answers are judged once."""
 
 import threading
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from lit_posttrain.batches import UNGRADED_VERDICTS, Verdict
+from lit_posttrain.batches import OUTAGE_VERDICTS, UNGRADED_VERDICTS, Verdict
+
+T = TypeVar("T")
 
 
 class NeedsWorker(Exception):
-    """Only a symbolic comparison can decide."""
+    """Only a worker can tell."""
 
 
-class VerdictCache:
-    """Symbolic verdicts by (gold, answer), the oldest forgotten first; usable from any thread."""
+class ReplyCache(Generic[T]):
+    """Replies by the texts they are about, the oldest forgotten first; usable from any thread."""
 
     def __init__(self, size: int) -> None:
         self.size, self.lock = size, threading.Lock()
-        self.verdicts: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
+        self.replies: OrderedDict[tuple[str, ...], T] = OrderedDict()
+
+    def known(self, name: tuple[str, ...]) -> T:
+        """The remembered reply.
+
+        Raises:
+            NeedsWorker: if there is none.
+        """
+        with self.lock:
+            if name not in self.replies:
+                raise NeedsWorker
+            return self.replies[name]
+
+    def remember(self, name: tuple[str, ...], reply: T) -> None:
+        """Keeps a reply, and forgets the oldest where there are too many."""
+        with self.lock:
+            self.replies[name] = reply
+            if len(self.replies) > self.size:
+                self.replies.popitem(last=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.size,)
+
+
+class VerdictCache:
+    """Symbolic verdicts by (gold, answer); one on the gold answer itself holds for every answer to it."""
+
+    def __init__(self, size: int) -> None:
+        self.on_gold, self.on_pairs = ReplyCache[Verdict](size), ReplyCache[Verdict](size)
 
     def known(self, gold: str, answer: str) -> Verdict:
         """The remembered verdict.
@@ -24,20 +54,19 @@ class VerdictCache:
         Raises:
             NeedsWorker: if there is none.
         """
-        with self.lock:
-            verdict = self.verdicts.get((gold, "")) or self.verdicts.get((gold, answer))
-        if verdict is None:
-            raise NeedsWorker
-        return verdict
+        try:
+            return self.on_pairs.known((gold, answer))
+        except NeedsWorker:
+            return self.on_gold.known((gold,))
 
     def remember(self, gold: str, answer: str, verdict: Verdict) -> None:
-        """Keeps a verdict; one on the gold answer itself holds for every answer to it."""
-        if verdict in (Verdict.GRADER_ERROR, Verdict.GRADER_TIMEOUT):
+        """Keeps a verdict, unless it says only that the grader failed this time."""
+        if verdict in OUTAGE_VERDICTS:
             return
-        with self.lock:
-            self.verdicts[gold, "" if verdict in UNGRADED_VERDICTS else answer] = verdict
-            if len(self.verdicts) > self.size:
-                self.verdicts.popitem(last=False)
+        if verdict in UNGRADED_VERDICTS:
+            self.on_gold.remember((gold,), verdict)
+        else:
+            self.on_pairs.remember((gold, answer), verdict)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return VerdictCache, (self.size,)
+        return VerdictCache, (self.on_pairs.size,)

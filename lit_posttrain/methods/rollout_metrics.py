@@ -1,16 +1,19 @@
 """What a rollout was like, by the names of `names.py`."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from lit_posttrain.batches import Answer, StopReason
+from lit_posttrain.batches import OUTAGE_VERDICTS, Answer, StopReason
 from lit_posttrain.objectives.advantages import informative_groups
 
 
 def rollout_metrics(
     answers: list[list[Answer]], rewards: Tensor, graded: Tensor, lowest: float
 ) -> dict[str, float]:
-    """Lengths, ends and rewards of P groups of G completions; means are over graded ones.
+    """Lengths, ends, verdicts and rewards of P groups of G completions; means are over graded ones.
 
     Args:
         answers: The groups.
@@ -37,7 +40,18 @@ def rollout_metrics(
         metrics["reward/standard_deviation"] = float(values.std(unbiased=False))
     if correct:
         metrics["reward/correct_fraction"] = sum(correct) / len(correct)
-    return metrics | _part_means(flat)
+    return metrics | verdict_fractions(flat) | _part_means(flat)
+
+
+def verdict_fractions(answers: Sequence[Answer]) -> dict[str, float]:
+    """The share of completions with each verdict, as `grading/<verdict>_fraction`; together they make 1.
+
+    A verdict that does not occur has no line, with one exception: what stands for a failure of ours is 0 in
+    every rollout, so that its absence can be told from not having looked.
+    """
+    counts = Counter(answer.grade.verdict for answer in answers)
+    told = sorted(counts.keys() | OUTAGE_VERDICTS)
+    return {f"grading/{verdict}_fraction": counts[verdict] / len(answers) for verdict in told}
 
 
 def _part_means(flat: list[Answer]) -> dict[str, float]:

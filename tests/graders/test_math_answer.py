@@ -155,9 +155,9 @@ def test_answer_keys_are_equal_for_equal_answers(grade, grader):
 
 def test_verdicts_are_remembered(grade, grader):
     grade(grader, box("(a+b)^2"), "a^2+2ab+b^2")
-    assert grader._cache.known("a^2+2ab+b^2", "(a+b)^2") is Verdict.CORRECT
+    assert grader.judge.verdicts.known("a^2+2ab+b^2", "(a+b)^2") is Verdict.CORRECT
     with pytest.raises(NeedsWorker):
-        grader._cache.known("a", "b")
+        grader.judge.verdicts.known("a", "b")
 
 
 def test_a_grader_can_be_copied(grader):

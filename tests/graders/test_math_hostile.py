@@ -1,46 +1,24 @@
 import itertools
 import os
 import random
+import re
 import resource
 import signal
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from math_cases.cases import HANGS, INJECTIONS
 
 from lit_posttrain.batches import Verdict
 from lit_posttrain.graders import MathAnswer, grade_all
 
-HANGS = [
-    "9^{9^{9^9}}",
-    "10000000!",
-    "2^{10^{10}}",
-    r"\binom{10^7}{5000000}",
-    r"\sum_{n=1}^{100000000} \frac{1}{n^2}",
-    "(" * 300 + "1" + ")" * 300,
-    "(" * 12 + "1+x" + ")" * 12,
-    "9" * 100_000,
-    "+".join(f"x^{{{i}}}" for i in range(400)),
-    r"\frac{" * 200,
-    "!" * 100,
-]
-INJECTIONS = [
-    r"[open('{marker}','w').close(),\pi]",
-    "open('{marker}','w').close()",
-    "__import__('os').system('touch {marker}')",
-    'eval("open(1)")',
-    "().__class__.__bases__[0].__subclasses__()",
-    "(lambda: open(chr(47)))()",
-    r"\text{{__import__('os').system('touch {marker}')}}",
-    "exec(open)",
-    "x.subs(1)",
-    "f'{{open}}'",
-]
-
 
 @pytest.fixture(scope="module")
 def grader():
-    made = MathAnswer(deadline_s=0.5)
+    made = MathAnswer(deadline_s=0.25)
     yield made
     made.close()
 
@@ -65,6 +43,15 @@ def test_hanging_answers_are_wrong_within_the_deadline(grade, grader, answer):
     wait_for_a_worker(grade, grader)
     found = grade(grader, rf"\boxed{{{answer}}}", r"\sqrt{2}")
     assert (found.reward, found.correct) == (0.0, False)
+
+
+def test_hanging_answers_from_another_thread(item, grader):
+    items = [item(rf"\boxed{{{answer}}}", r"\sqrt{2}") for answer in HANGS]
+    rewards = list[float | None]()
+    thread = threading.Thread(target=lambda: rewards.extend(grade.reward for grade in grader.grade(items)))
+    thread.start()
+    thread.join()
+    assert rewards == [0.0] * len(HANGS)
 
 
 def test_an_answer_over_its_deadline_is_a_timeout_and_remembered(grade, grader):
@@ -150,7 +137,7 @@ def test_killed_workers_are_replaced_and_nothing_is_lost_or_zeroed(item):
         for _ in range(2):
             if is_over.wait(0.1):
                 return
-            for worker in list(grader._pool._idle) + list(grader._pool._workers):
+            for worker in list(grader.judge.pool._idle) + list(grader.judge.pool._workers):
                 if worker.is_alive:
                     os.kill(worker.process.pid, signal.SIGKILL)
 
@@ -168,7 +155,7 @@ def test_killed_workers_are_replaced_and_nothing_is_lost_or_zeroed(item):
 def test_a_busy_machine_is_not_the_models_fault(grade):
     grader = MathAnswer(deadline_s=0.2)
     grade(grader, r"\boxed{1+x}", "x+1")
-    for worker in grader._pool._workers:
+    for worker in grader.judge.pool._workers:
         os.kill(worker.process.pid, signal.SIGSTOP)
     found = grade(grader, r"\boxed{1+y}", "y+1")
     assert (found.reward, found.verdict) == (None, Verdict.GRADER_TIMEOUT)
@@ -178,18 +165,28 @@ def test_a_busy_machine_is_not_the_models_fault(grade):
 def test_closing_ends_the_workers_and_a_later_call_starts_new_ones(grade):
     grader = MathAnswer()
     grade(grader, r"\boxed{1+x}", "x+1")
-    [worker] = grader._pool._workers
+    [worker] = grader.judge.pool._workers
     grader.close()
     assert worker.process.poll() is not None
     assert grade(grader, r"\boxed{2+x}", "x+2").correct is True
     grader.close()
 
 
+def processes_of(grader):
+    """The pids of the workers and of their children."""
+    groups = {worker.process.pid for worker in grader.judge.pool._workers}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.getpgid(int(folder.name)) in groups:
+                yield int(folder.name)
+
+
 def test_memory_stays_small(grade, grader):
     grade(grader, r"\boxed{1+x}", "x+1")
-    for worker in grader._pool._workers:
-        with open(f"/proc/{worker.process.pid}/status") as status:
-            peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-        assert peak_kib < 256 * 1024
-        soft, _ = resource.prlimit(worker.process.pid, resource.RLIMIT_AS)
-        assert soft <= 1 << 30
+    pids = list(processes_of(grader))
+    assert len(pids) >= 2
+    for pid in pids:
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) < 256 * 1024
+    limits = [resource.prlimit(pid, resource.RLIMIT_DATA)[0] for pid in pids]
+    assert 160 << 20 in limits
