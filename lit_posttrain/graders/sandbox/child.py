@@ -59,8 +59,10 @@ class Child:
             SandboxFailure: if the fork server died, or could not confine the program, which then never ran.
         """
         stops_at = time.monotonic() + timeout_s
+        news = select.poll()  # select takes no descriptor above 1,023
+        news.register(self._status, select.POLLIN)
         while self._exit is None:
-            if not select.select([self._status], [], [], max(stops_at - time.monotonic(), 0))[0]:
+            if not news.poll(max(stops_at - time.monotonic(), 0) * 1000):
                 raise TimeoutError(f"the program has not ended within {timeout_s} s")
             self._hear(self._message())
         return self._exit

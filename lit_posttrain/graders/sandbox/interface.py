@@ -152,7 +152,10 @@ class Question:
 class Sandbox(ABC):
     """Runs programs that nobody trusts. Usable from any thread; several programs run side by side."""
 
-    level: Level
+    @property
+    @abstractmethod
+    def level(self) -> Level:
+        """What the box is proved to keep in."""
 
     @abstractmethod
     def facts(self) -> dict[str, str]:

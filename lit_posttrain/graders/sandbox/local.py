@@ -45,7 +45,7 @@ class LocalSandbox(ProcessSandbox):
                 raise InputError(f"sandbox {name} must be 1 or more (got {getattr(self, name)})")
 
     @property
-    def level(self) -> Level:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def level(self) -> Level:
         """The level that is used, proven when first asked for.
 
         Raises:
@@ -88,10 +88,8 @@ class LocalSandbox(ProcessSandbox):
     @property
     def _pool(self) -> "_Servers":
         """Made at the first use: an unused sandbox has no attribute but its settings, which a config may list."""
-        made = self.__dict__.get("_made")
-        return made or self.__dict__.setdefault(
-            "_made", _Servers(self.servers, self.recycle_after, self.prove)
-        )
+        made = vars(self).get("_made")
+        return made or vars(self).setdefault("_made", _Servers(self.servers, self.recycle_after, self.prove))
 
     def __reduce__(self) -> tuple[Any, ...]:
         configured = (self.servers, self.recycle_after, self.i_accept_unconfined_code, self.interpreter)
