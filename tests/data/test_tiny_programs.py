@@ -23,7 +23,7 @@ def content(problem) -> str:
 
 
 def described(problem) -> str:
-    return content(problem).split("; ")[0]
+    return content(problem).removesuffix(":").split("; ")[0]
 
 
 @pytest.mark.parametrize(

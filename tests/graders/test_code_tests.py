@@ -11,7 +11,7 @@ from lit_posttrain.errors import InputError
 from lit_posttrain.graders import CodeTests
 from lit_posttrain.graders.code_suite import Judged, suite_of
 from lit_posttrain.graders.sandbox.box import EndedBox
-from lit_posttrain.graders.sandbox.interface import End, Limits, Reply, Sandbox
+from lit_posttrain.graders.sandbox.interface import End, Level, Limits, Reply, Sandbox
 from lit_posttrain.graders.sandbox.local import LocalSandbox
 
 TESTS = [{"args": [n], "expected": 2 * n} for n in (1, 2, 3, 4)]
@@ -181,6 +181,7 @@ class Failing(Sandbox):
 
     failures: int
     opened: list[str] = field(default_factory=list)
+    level = Level.EXTERNAL
 
     def facts(self):
         return {}
