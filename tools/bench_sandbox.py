@@ -142,7 +142,11 @@ def print_load(count: int) -> None:
         "left behind: " + ", ".join(f"{name} {len(now - was)}" for name, now, was in compared(before)),
         flush=True,
     )
-    for line in (*flips, *wrong):
+    for line in (
+        *flips,
+        *wrong,
+        *((name, *sorted(now - was)) for name, now, was in compared(before) if now - was),
+    ):
         print("  ", *line)
 
 
