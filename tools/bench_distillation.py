@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/distillation"), help="default: %(default)s")
     parser.add_argument("--policy", type=Path, default=Path("runs/quickstart/seed-0/model"))
     parser.add_argument("--seeds", type=int, default=3, help="students of each kind (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=1600, help="of a taught student (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1200, help="of a taught student (default: %(default)s)")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
     for noisy in ("lightning.pytorch", "lightning.fabric"):

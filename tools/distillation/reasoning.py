@@ -134,7 +134,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, T_95[len(values)] * deviation / math.sqrt(len(values))
 
 
-def run(work: Path, *, seeds: int = 3, problems: int = 8192, operands: int = 6, steps: int = 1600) -> None:
+def run(work: Path, *, seeds: int = 3, problems: int = 8192, operands: int = 5, steps: int = 1200) -> None:
     """The whole experiment; prints its figures.
 
     Args:
@@ -147,9 +147,9 @@ def run(work: Path, *, seeds: int = 3, problems: int = 8192, operands: int = 6, 
     """
     asked = ChainedArithmetic(operands=operands, train_size=problems)
     worked = ChainedArithmetic(operands=operands, reasoning=True)
-    teacher = train(Size(128, 2), worked, steps=1600, rate=2e-3, seed=100)
+    teacher = train(Size(192, 2), worked, steps=1200, rate=2e-3, seed=100)
     accuracy, error = measure(teacher, asked)
-    print(f"teacher (128 wide, 2 layers): accuracy {accuracy:.3f} ± {error:.3f}")
+    print(f"teacher (192 wide, 2 layers): accuracy {accuracy:.3f} ± {error:.3f}")
     write_pool(teacher, asked, work / "teacher.parquet", samples=4)
     pool = Pool(str(work / "teacher.parquet"), [OnlyCorrect(), Finished(), AtMost(1)], held_out_share=0.001)
     tokens = 2 * operands - 2, 2  # of a worked answer and of a bare one, their end included
@@ -157,7 +157,7 @@ def run(work: Path, *, seeds: int = 3, problems: int = 8192, operands: int = 6, 
     results: dict[str, list[Result]] = {kind: [] for kind in kinds}
     for seed in range(seeds):
         for kind, (source, count) in kinds.items():
-            one = student(Size(64, 2), source, asked, steps=count, seed=seed)
+            one = student(Size(128, 2), source, asked, steps=count, seed=seed)
             results[kind].append(one)
             print(
                 f"seed {seed}, {kind}: accuracy {one.accuracy:.3f} ± {one.standard_error:.3f}, {one.steps} steps, "
