@@ -14,6 +14,8 @@ CHUNK = 1 << 16
 KIB = 1024
 DYING_S = 2.0
 """How long a process that let go of its channel may take to be gone."""
+REPORT_S = 20.0
+"""How long the fork server may take to say how a process ended that was killed."""
 
 
 class SandboxFailure(Exception):
@@ -130,13 +132,20 @@ class Conversation:
         """How the process ended.
 
         Raises:
-            Ended: if it has not, within a moment.
+            Ended: if it goes on without its channel.
+            SandboxFailure: if nobody says how it ended.
         """
         try:
             return self.child.wait(DYING_S)
         except TimeoutError:
             self.child.kill()
-            raise Ended(End.PROTOCOL_ERROR, "it closed its channel") from None
+        try:
+            end = self.child.wait(REPORT_S)
+        except TimeoutError as error:
+            raise SandboxFailure("the fork server does not say how a program ended") from error
+        if end.signal == signal.SIGKILL:
+            raise Ended(End.PROTOCOL_ERROR, "it closed its channel")
+        return end  # by itself, and a busy machine was slow to tell
 
     def _send(self, data: bytes) -> None:
         self.outgoing = memoryview(data)
