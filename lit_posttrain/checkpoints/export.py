@@ -24,6 +24,7 @@ from lit_posttrain.networks.merging import refuse_unmergeable
 from lit_posttrain.networks.network import CausalNetwork
 from lit_posttrain.networks.quantised import count
 from lit_posttrain.networks.state import check_stored, empty_model, plain
+from lit_posttrain.solution_steps import StepFormat
 from lit_posttrain.text import load_text
 
 PREFIX = "policy."
@@ -61,6 +62,8 @@ def export_command(
     to: Destination | None = None,
 ) -> int:
     """Writes the policy of a checkpoint as a Hugging Face folder, pushes it if asked; returns the exit status.
+
+    That of a reward model's checkpoint is a classifier, which graders load, and `AutoModelForSequenceClassification`.
 
     Args:
         checkpoint: A checkpoint of a fit, or a link to one.
@@ -117,6 +120,8 @@ def export(
         _write_network(policy, folder) if merge else _write_adapter(policy, folder)
         for name, text in policy.state["tokenizer"].items():
             (folder / name).write_bytes(text.encode())
+        if "steps" in policy.state:
+            StepFormat(**policy.state["steps"]).save(folder)
         (folder / CARD).write_text(model_card(facts), encoding="utf-8")
         _check_vocabulary(policy, folder)
     return output
@@ -255,10 +260,25 @@ def _write_network(policy: StoredPolicy, folder: Path) -> None:
     model = policy.model
     if policy.settings.adaptation is not None:
         model = merged(model, policy.settings)
-    model.generation_config = GenerationConfig()  # its own may hold what transformers refuses to save
+    if policy.settings.head is None:
+        model.generation_config = GenerationConfig()  # its own may hold what transformers refuses to save
+    else:
+        model.config.pad_token_id = padding_of(policy.state["generation"])
     model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
     generation = GenerationConfig.from_dict(dict(policy.state["generation"]))
     generation.to_json_file(folder / "generation_config.json")
+
+
+def padding_of(generation: Mapping[str, Any]) -> int | None:
+    """The padding token of an exported reward model; None where that is the end token too.
+
+    transformers takes the score after the last token that is not padding: it would leave out an end that looks
+    like it. Without a padding token it takes the last one, and refuses several texts at once.
+    """
+    ends = generation["eos_token_id"]
+    end = ends[0] if isinstance(ends, list) else ends
+    pad = generation["pad_token_id"]
+    return None if pad == end else pad
 
 
 def _write_adapter(policy: StoredPolicy, folder: Path) -> None:

@@ -88,11 +88,13 @@ def base_of(settings: NetworkConfig, is_folder: bool | None = None) -> Base:
 def model_card(facts: CardFacts) -> str:
     """The README.md of the folder: YAML front matter and markdown."""
     missing: list[str] = []
-    what = "A LoRA adapter for a causal language model" if facts.adapter else "A causal language model"
+    kind = "causal language model" if facts.settings.head is None else "reward model"
+    what = f"A LoRA adapter for a {kind}" if facts.adapter else f"A {kind}"
     parts = [
         _front_matter(facts),
         f"# {_plain(facts.title)}",
         f"{what}, post-trained with lit-posttrain.",
+        _scores(facts),
         _section("Training", _training(facts), missing),
         _accuracy(facts, missing),
         _section("Compute", _compute(facts.callback(METER)), missing),
@@ -102,6 +104,19 @@ def model_card(facts: CardFacts) -> str:
     if missing:
         parts.append("## Not recorded\n\nThe checkpoint says nothing about:\n\n" + _bullets(missing))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _scores(facts: CardFacts) -> str:
+    """How the scores of a reward model are to be read; nothing for other networks."""
+    head = facts.settings.head
+    if head is None:
+        return ""
+    several = f" It is an ensemble of {head.heads}: the reward is their mean." if head.heads > 1 else ""
+    if "steps" in facts.state:
+        what = "the score after the last token of each step is the log odds that the step is right; `steps.json` says "
+        return f"It judges solutions step by step: {what}how steps are written.{several}"
+    what = "the score after the last token, its end token, is higher for better answers"
+    return f"It judges a whole answer: {what}.{several}"
 
 
 def _front_matter(facts: CardFacts) -> str:
@@ -230,12 +245,17 @@ def _versions(facts: CardFacts) -> Entries:
 
 
 def _example(facts: CardFacts) -> str:
-    kind, imports = "AutoModelForCausalLM", "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    task = "CausalLM" if facts.settings.head is None else "SequenceClassification"
+    kind = f"AutoModelFor{task}"
+    imports = f"from transformers import {kind}, AutoTokenizer"
     if facts.adapter:
-        kind = "AutoPeftModelForCausalLM"
+        kind = f"AutoPeftModelFor{task}"
         imports = f"from peft import {kind}\nfrom transformers import AutoTokenizer"
     name = json.dumps(facts.title)
-    loads = f"model = {kind}.from_pretrained({name})\ntokenizer = AutoTokenizer.from_pretrained({name})"
+    labels = f", num_labels={facts.settings.head.heads}" if facts.settings.head and facts.adapter else ""
+    loads = (
+        f"model = {kind}.from_pretrained({name}{labels})\ntokenizer = AutoTokenizer.from_pretrained({name})"
+    )
     return f"## Use\n\n```python\n{imports}\n{loads}\n```"
 
 

@@ -2,6 +2,23 @@
 
 from lit_posttrain.data.chat import ChatData
 from lit_posttrain.data.expert_iteration import ExpertIterationData
+from lit_posttrain.data.preference_rounds import PreferenceRounds
+from lit_posttrain.data.preferences import PreferenceData
 from lit_posttrain.data.prompts import PromptData
+from lit_posttrain.data.ranked import RankedData
+from lit_posttrain.data.reference_cache import ReferenceCache
+from lit_posttrain.data.solutions import StepData, StepLabels
+from lit_posttrain.data.unpaired import UnpairedData
 
-__all__ = ["ChatData", "ExpertIterationData", "PromptData"]
+__all__ = [
+    "ChatData",
+    "ExpertIterationData",
+    "PreferenceData",
+    "PreferenceRounds",
+    "PromptData",
+    "RankedData",
+    "ReferenceCache",
+    "StepData",
+    "StepLabels",
+    "UnpairedData",
+]

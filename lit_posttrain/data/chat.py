@@ -1,6 +1,6 @@
 """Conversations and texts for supervised training."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import lightning.pytorch as pl
 
@@ -16,28 +16,19 @@ from lit_posttrain.data.sources.mixture import WithReplay
 from lit_posttrain.data.sources.streaming import Streaming
 from lit_posttrain.data.steps import Cut
 from lit_posttrain.data.tokenising import Tokenising
+from lit_posttrain.data.trained_with import (
+    max_positions_of,
+    micro_batches_of,
+    ranks_of,
+    text_of,
+    weighting_of,
+)
 from lit_posttrain.data.window_loader import WindowLoader
 from lit_posttrain.errors import InputError
 from lit_posttrain.loss_mask import LossOn
-from lit_posttrain.objectives.weights import TokenMean
-from lit_posttrain.ranks import Ranks
 from lit_posttrain.text import ON_COMPLETION, ChatText
 
 AS_USUAL = Preparation()
-
-
-def text_of(data: pl.LightningDataModule) -> ChatText:
-    """The tokenizer of the module that the trainer trains with this data.
-
-    Raises:
-        InputError: outside a trainer.
-    """
-    if data.trainer is None:
-        raise InputError(
-            f"{type(data).__name__} has no tokenizer: give it text, or use it with a module that has one"
-        )
-    module: Any = data.trainer.lightning_module
-    return module.text
 
 
 class ChatData(pl.LightningDataModule):
@@ -123,7 +114,7 @@ class ChatData(pl.LightningDataModule):
 
     def train_dataloader(self) -> TokenLoader | WindowLoader:
         """Micro-batches of the training split."""
-        cut = Cut(self._accumulate(), self.packed, self.row_tokens or self.max_tokens, self._ranks())
+        cut = Cut(micro_batches_of(self), self.packed, self.row_tokens or self.max_tokens, ranks_of(self))
         if isinstance(self.source, Streaming):
             return self._streamed(self.source, cut)
         return self._loader(self.prepare("train"), cut, shuffle=True)
@@ -132,17 +123,17 @@ class ChatData(pl.LightningDataModule):
         """The validation split in a fixed order, then that of what is replayed if asked for; empty without one."""
         if self.validation_split is None:
             return []
-        own = self._loader(self.prepare(self.validation_split), Cut(ranks=self._ranks()), shuffle=False)
+        own = self._loader(self.prepare(self.validation_split), Cut(ranks=ranks_of(self)), shuffle=False)
         if not (isinstance(self.source, WithReplay) and self.source.replay_validation):
             return own
         other = self.prepare(self.validation_split, replayed=True)
-        return [own, self._loader(other, Cut(ranks=self._ranks()), shuffle=False)]
+        return [own, self._loader(other, Cut(ranks=ranks_of(self)), shuffle=False)]
 
     def _loader(self, held: PreparedSplit, cut: Cut, *, shuffle: bool) -> TokenLoader:
         order, replay = self._order(held, shuffle=shuffle)
         pad_id = self._text().pad_id
         return TokenLoader(
-            held.table, order, cut=cut, weighting=self._weighting(), pad_id=pad_id, replay=replay
+            held.table, order, cut=cut, weighting=weighting_of(self), pad_id=pad_id, replay=replay
         )
 
     def _order(self, held: PreparedSplit, *, shuffle: bool) -> tuple[EpochOrder, ReplayOrder | None]:
@@ -183,30 +174,16 @@ class ChatData(pl.LightningDataModule):
             self._work().named("train"),
             batch_sequences=self.size.sequences,
             cut=cut,
-            weighting=self._weighting(),
+            weighting=weighting_of(self),
             seed=self.seed,
             workers=self.preparation.workers,
         )
 
     def _work(self) -> Tokenising:
-        limit = LengthLimit(self.max_tokens or self._limit(), self.too_long)
+        limit = LengthLimit(self.max_tokens or max_positions_of(self), self.too_long)
         return Tokenising(self._text(), self.loss, limit)
-
-    def _weighting(self) -> Any:
-        module = self.trainer.lightning_module if self.trainer else None
-        return getattr(module, "weighting", TokenMean())
-
-    def _accumulate(self) -> int:
-        return int(self.trainer.accumulate_grad_batches) if self.trainer else 1
-
-    def _ranks(self) -> Ranks:
-        return Ranks.of(self.trainer) if self.trainer else Ranks()
 
     def _text(self) -> ChatText:
         if self.text is None:
             self.text = text_of(self)
         return self.text
-
-    def _limit(self) -> int:
-        module = self.trainer.lightning_module if self.trainer else None
-        return int(module.max_positions) if module is not None else 0  # type: ignore[arg-type]

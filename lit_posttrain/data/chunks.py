@@ -14,7 +14,8 @@ from lit_posttrain.loss_mask import TokenizedExample
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokenised rows, end to end: `ids` int32, `mask` bool and, where a token's is not 1, `scale` float32.
+    """Tokenised rows, end to end: `ids` int32, `mask` bool and, where a token's is not 1, `scale` float32; of units
+    (`units.py`) also `values` float32.
 
     `lengths` int32 and `counts` float64 (the sum of the scales under the mask) are of each kept row; `came` int32
     are the lengths of all rows that came.
@@ -26,6 +27,7 @@ class Chunk:
     lengths: np.ndarray
     counts: np.ndarray
     came: np.ndarray
+    values: np.ndarray | None = None
 
     def scales(self) -> np.ndarray:
         """The scale of each token, 0 outside the mask."""
@@ -39,8 +41,9 @@ class Chunk:
 
     def _part(self, tokens: slice, rows: slice) -> "Chunk":
         scale = None if self.scale is None else self.scale[tokens]
+        values = None if self.values is None else self.values[tokens]
         ids, mask = self.ids[tokens], self.mask[tokens]
-        return Chunk(ids, mask, scale, self.lengths[rows], self.counts[rows], self.came[:0])
+        return Chunk(ids, mask, scale, self.lengths[rows], self.counts[rows], self.came[:0], values)
 
 
 def as_chunk(kept: list[TokenizedExample], came: list[int]) -> Chunk:
@@ -65,7 +68,7 @@ class Tally:
         self.counted: list[np.ndarray] = []
         self.came: list[np.ndarray] = []
         self.rows = self.tokens = self.answers = 0
-        self.scaled = False
+        self.scaled = self.valued = False
 
     def add(self, chunk: Chunk) -> None:
         """One more chunk."""
@@ -76,6 +79,7 @@ class Tally:
         self.tokens += len(chunk.ids)
         self.answers += int(chunk.mask.sum())
         self.scaled |= chunk.scale is not None
+        self.valued |= chunk.values is not None
 
     def starts(self) -> np.ndarray:
         """Where each sequence begins, and the end of the last, (rows + 1,) int64."""
@@ -119,23 +123,29 @@ class Gathered(Tally):
         ids = np.concatenate([chunk.ids for chunk in self.chunks])
         mask = np.concatenate([chunk.mask for chunk in self.chunks])
         scale = np.concatenate([chunk.scales() for chunk in self.chunks]) if self.scaled else None
-        return TokenTable(ids, mask, self.starts(), self.counts(), scale)
+        values = [chunk.values for chunk in self.chunks if chunk.values is not None]
+        joined = np.concatenate(values) if self.valued else None
+        return TokenTable(ids, mask, self.starts(), self.counts(), scale, values=joined)
 
 
 def write(folder: Path, chunks: Iterator[Chunk]) -> Tally:
-    """Writes the arrays of a table into files, chunk by chunk; the scales only if there are any."""
+    """Writes the arrays of a table into files, chunk by chunk; scales and values only if there are any."""
     tally = Tally()
     with ExitStack() as stack:
-        ids, mask, scale = (
-            stack.enter_context((folder / f"{name}.bin").open("wb")) for name in ("ids", "mask", "scale")
+        names = ("ids", "mask", "scale", "values")
+        ids, mask, scale, values = (
+            stack.enter_context((folder / f"{name}.bin").open("wb")) for name in names
         )
         for chunk in chunks:
             tally.add(chunk)
             ids.write(chunk.ids.tobytes())
             mask.write(chunk.mask.tobytes())
             scale.write(chunk.scales().tobytes())
+            if chunk.values is not None:
+                values.write(chunk.values.tobytes())
     tally.starts().tofile(folder / "starts.bin")
     tally.counts().tofile(folder / "counts.bin")
-    if not tally.scaled:
-        (folder / "scale.bin").unlink()
+    for name, used in (("scale", tally.scaled), ("values", tally.valued)):
+        if not used:
+            (folder / f"{name}.bin").unlink()
     return tally

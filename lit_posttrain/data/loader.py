@@ -1,7 +1,7 @@
 """A sized, stateful loader over tokenised conversations: order and steps are a function of (seed, epoch)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from lit_posttrain.batches import TokenBatch
 from lit_posttrain.contracts import TokenWeights
 from lit_posttrain.data.order import EpochOrder
 from lit_posttrain.data.replay import ReplayOrder
-from lit_posttrain.data.steps import Cut, Rows, layout, position_of, silent, standing
+from lit_posttrain.data.steps import Batch, Cut, Rows, layout, position_of, silent, standing
 from lit_posttrain.data.token_table import JoinedTable, TokenTable
 
 
@@ -54,8 +54,48 @@ class StepBuilder:
         return collate.pack(batch, [[next(numbers) for _ in row] for row in part])
 
 
-class TokenLoader:
-    """Yields this rank's micro-batches of every optimiser step of an epoch, as `order` says.
+class StepLoader(Generic[Batch]):
+    """Yields this rank's micro-batches of every optimiser step of an epoch, and goes on where it stopped.
+
+    Args:
+        order: Which rows each step holds.
+        cut: How a step is cut into micro-batches.
+    """
+
+    def __init__(self, order: EpochOrder, cut: Cut) -> None:
+        self.order, self.cut = order, cut
+        self.epoch = 0
+        self.position = 0
+
+    def step(self, rows: np.ndarray, number: int) -> list[Batch]:
+        """This rank's micro-batches of the step of these rows, which has this number in its epoch."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self.order.steps * self.cut.micro_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.position >= len(self):
+            self.epoch, self.position = self.epoch + 1, 0
+        steps = self.order.epoch(self.epoch)
+        k = self.cut.micro_batches
+        for number in range(self.position // k, len(steps)):
+            batches = self.step(steps[number], number)
+            for inner in range(self.position - number * k, k):
+                self.position = number * k + inner + 1
+                yield batches[inner]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and position in it."""
+        return {"epoch": self.epoch, **standing(self.position, self.cut)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was taken, also with another number of micro-batches or ranks."""
+        self.epoch, self.position = state["epoch"], position_of(state, self.cut)
+
+
+class TokenLoader(StepLoader[TokenBatch]):
+    """Yields micro-batches of conversations, as `order` says.
 
     Args:
         table: The sequences.
@@ -76,36 +116,14 @@ class TokenLoader:
         pad_id: int,
         replay: ReplayOrder | None = None,
     ) -> None:
-        self.table, self.order, self.cut, self.replay = table, order, cut, replay
+        super().__init__(order, cut)
+        self.table, self.replay = table, replay
         self.builder = StepBuilder(cut, weighting, pad_id)
         self.lengths, self.counts = table.lengths, table.counts
-        self.epoch = 0
-        self.position = 0
 
-    def __len__(self) -> int:
-        return self.order.steps * self.cut.micro_batches
-
-    def __iter__(self) -> Iterator[TokenBatch]:
-        if self.position >= len(self):
-            self.epoch, self.position = self.epoch + 1, 0
-        steps = self.order.epoch(self.epoch)
-        k = self.cut.micro_batches
-        for number in range(self.position // k, len(steps)):
-            rows = self._with_replay(steps[number], number)
-            batches = self.builder.step(self.table, rows.tolist(), self.lengths, self.counts)
-            for inner in range(self.position - number * k, k):
-                self.position = number * k + inner + 1
-                yield batches[inner]
-
-    def _with_replay(self, rows: np.ndarray, number: int) -> np.ndarray:
-        if self.replay is None:
-            return rows
-        return np.concatenate([rows, self.replay.rows(self.epoch * self.order.steps + number)])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch and position in it."""
-        return {"epoch": self.epoch, **standing(self.position, self.cut)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken, also with another number of micro-batches or ranks."""
-        self.epoch, self.position = state["epoch"], position_of(state, self.cut)
+    def step(self, rows: np.ndarray, number: int) -> list[TokenBatch]:
+        """This rank's micro-batches, of what is replayed in the step too."""
+        if self.replay is not None:
+            again = self.replay.rows(self.epoch * self.order.steps + number)
+            rows = np.concatenate([rows, again])
+        return self.builder.step(self.table, rows.tolist(), self.lengths, self.counts)

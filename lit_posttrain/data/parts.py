@@ -11,7 +11,7 @@ from lit_posttrain.data.report import entry, report
 from lit_posttrain.data.sources.mixture import Mixture, WithReplay
 from lit_posttrain.data.sources.streaming import Streaming
 from lit_posttrain.data.token_table import JoinedTable, TokenTable
-from lit_posttrain.data.tokenising import Tokenising
+from lit_posttrain.data.tokenising import Work
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Preparer:
         settings: How rows become tokens.
     """
 
-    def __init__(self, work: Tokenising, settings: Preparation) -> None:
+    def __init__(self, work: Work, settings: Preparation) -> None:
         self.work, self.settings = work, settings
         self.entries: list[dict[str, str]] = []
 

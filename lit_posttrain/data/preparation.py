@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Generator, Iterable, Iterator, Sized
+from collections.abc import Generator, Iterator, Sized
 from contextlib import closing
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from lit_posttrain import __version__
 from lit_posttrain.contracts import ProblemSource
@@ -17,7 +17,7 @@ from lit_posttrain.data.report import DataReport
 from lit_posttrain.data.sources.procedural import ProceduralSource
 from lit_posttrain.data.token_cache import TokenCache
 from lit_posttrain.data.token_table import TokenTable
-from lit_posttrain.data.tokenising import Tokenising, chunks_of
+from lit_posttrain.data.tokenising import Work, chunks_of
 from lit_posttrain.errors import InputError
 
 SMALL_TOKENS = 1 << 20
@@ -54,7 +54,7 @@ class Fingerprinted(Protocol):
 
 
 def prepared(
-    source: ProblemSource, split: str, work: Tokenising, settings: Preparation
+    source: ProblemSource, split: str, work: Work, settings: Preparation
 ) -> tuple[TokenTable, DataReport]:
     """The tokens of a split and the report on them, from the cache where it has them.
 
@@ -74,32 +74,32 @@ def prepared(
             if head.tokens > small:
                 return _cached(store, fingerprint, head, chunks, work)
     if not head.came:
-        raise InputError(f"{type(source).__name__} has no conversations in split {split!r}")
+        raise InputError(f"{type(source).__name__} has no rows in split {split!r}")
     return head.table(), head.report(work.limit)
 
 
-def fingerprint_of(source: ProblemSource, split: str, work: Tokenising) -> str:
+def fingerprint_of(source: ProblemSource, split: str, work: Work) -> str:
     """32 hex digits that change with anything that the tokens depend on, our own code included."""
     limit = work.limit
     parts = [
-        _content(source, split),
+        _content(source, split, work),
         split,
         work.text.fingerprint,
-        repr(work.loss),
+        work.settings,
         repr((limit.max_tokens, limit.policy)),
         _code(),
     ]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
-def _content(source: ProblemSource, split: str) -> str:
+def _content(source: ProblemSource, split: str, work: Work) -> str:
     """What the rows of a split are: told by the source, or a hash of the rows themselves."""
     if isinstance(source, Fingerprinted):
         return f"{type(source).__qualname__} {source.fingerprint(split)}"
     if isinstance(source, ProceduralSource) and type(source).__module__.startswith("lit_posttrain."):
         return repr(source)  # a function of its settings and our code
     whole = hashlib.blake2b(digest_size=16)
-    for row in source.chats(split):
+    for row in work.rows(source, split):
         plain = [type(row).__name__, asdict(row)] if is_dataclass(row) and not isinstance(row, type) else row
         whole.update(json.dumps(plain, sort_keys=True, default=repr).encode() + b"\n")
     return whole.hexdigest()
@@ -114,8 +114,8 @@ def _code() -> str:
     return whole.hexdigest()
 
 
-def _chunks(source: ProblemSource, split: str, work: Tokenising, workers: int) -> Generator[Chunk]:
-    rows: Iterable[Any] = source.chats(split)
+def _chunks(source: ProblemSource, split: str, work: Work, workers: int) -> Generator[Chunk]:
+    rows = work.rows(source, split)
     progress = Progress(work.limit.name, len(rows) if isinstance(rows, Sized) else None)
     try:
         for chunk in chunks_of(rows, work, workers):
@@ -126,7 +126,7 @@ def _chunks(source: ProblemSource, split: str, work: Tokenising, workers: int) -
 
 
 def _cached(
-    store: TokenCache, fingerprint: str, head: Gathered, rest: Iterator[Chunk], work: Tokenising
+    store: TokenCache, fingerprint: str, head: Gathered, rest: Iterator[Chunk], work: Work
 ) -> tuple[TokenTable, DataReport]:
     with store.lock(fingerprint):
         found = store.find(fingerprint)

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -47,14 +47,16 @@ class LengthLimit:
         name: What messages call the data.
     """
 
+    policies: ClassVar[tuple[str, ...]] = get_args(TooLong)
+
     max_tokens: int
-    policy: TooLong
+    policy: str
     name: str = "data"
 
     def __post_init__(self) -> None:
-        if self.policy not in ("error", "skip", "cut"):
+        if self.policy not in self.policies:
             raise InputError(
-                f"there is no policy {self.policy!r} for rows that are too long; choose error, skip or cut"
+                f"there is no policy {self.policy!r} for rows that are too long; choose {' or '.join(self.policies)}"
             )
 
     def fitted(self, example: TokenizedExample, row: int) -> TokenizedExample | None:
@@ -92,7 +94,7 @@ class LengthLimit:
             raise InputError(
                 f"{len(over)} of {len(lengths)} rows of {self.name!r} have more than {self.max_tokens} tokens; "
                 f"the longest is row {longest} with {lengths[longest]}. Raise the limit, or set too_long to "
-                "'skip' or 'cut'"
+                f"{' or '.join(map(repr, self.policies[1:]))}"
             )
         if len(over) and len(over) == len(lengths) and self.policy == "skip":
             raise InputError(

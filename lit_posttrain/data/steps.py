@@ -8,6 +8,7 @@ compute the whole plan alike, so that weights are those of the whole step, and b
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapreplace
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -105,6 +106,34 @@ def _packed(sizes: Sequence[int], cut: Cut) -> list[Rows]:
     rows = even if max(_total(row, sizes) for row in even) <= capacity else packed
     rows = sorted((row for row in rows if row), key=lambda row: (-_total(row, sizes), row))
     return [rows[part::parts] for part in range(parts)]
+
+
+def unit_layout(units: Sequence[Sequence[int]], cut: Cut) -> list[list[Rows]]:
+    """As `layout`, for units of several sequences that stay together in one part.
+
+    The sequences of all units, whose sizes are given, are numbered through. Parts are balanced by the tokens of
+    their units, and each is packed by itself.
+    """
+    if all(len(unit) == 1 for unit in units):
+        return layout([unit[0] for unit in units], cut)
+    count, sizes = cut.ranks.count, [size for unit in units for size in unit]
+    firsts = list(accumulate(map(len, units), initial=0))
+    parts = []
+    for part in balanced([sum(unit) for unit in units], cut.micro_batches * count):
+        numbers = [number for unit in part for number in range(firsts[unit], firsts[unit + 1])]
+        parts.append(_part_rows(numbers, sizes, cut) if numbers else [])
+    return [parts[first : first + count] for first in range(0, len(parts), count)]
+
+
+def _part_rows(numbers: Sequence[int], sizes: Sequence[int], cut: Cut) -> Rows:
+    """The rows of one part: packed as few as best-fit needs, levelled where they stay within the capacity."""
+    if not cut.packed:
+        return [[number] for number in numbers]
+    own, capacity = [sizes[number] for number in numbers], cut.row_tokens or max(sizes)
+    rows = collate.bins(own, capacity)
+    even = levelled(own, len(rows))
+    fits = max(_total(row, own) for row in even) <= capacity
+    return [[numbers[item] for item in row] for row in (even if fits else rows)]
 
 
 def levelled(sizes: Sequence[int], rows: int) -> list[list[int]]:

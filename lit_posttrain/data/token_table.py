@@ -21,6 +21,9 @@ class TokenTable:
     `scale`, float32 of all tokens, is a factor on each token's weight; None means 1 for every token under the
     mask. `counts` (rows,) is the sum of the scales under the mask of each sequence, whose first token is never
     predicted. `fingerprint` is the digest, where it is known already.
+
+    Where a row is a unit of several sequences, `values`, float32 of all tokens, says where they begin and what is
+    known of them (`units.py`).
     """
 
     ids: np.ndarray
@@ -29,6 +32,7 @@ class TokenTable:
     counts: np.ndarray
     scale: np.ndarray | None = None
     fingerprint: str = ""
+    values: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -54,8 +58,9 @@ class TokenTable:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits of all tokens, masks, scales and boundaries."""
-        parts = [self.ids, self.mask, self.starts, *([] if self.scale is None else [self.scale])]
+        """16 hex digits of all tokens, masks, scales, values and boundaries."""
+        optional = [part for part in (self.scale, self.values) if part is not None]
+        parts = [self.ids, self.mask, self.starts, *optional]
         return self.fingerprint or joined_digest([array_digest(part) for part in parts])
 
     @property
@@ -98,10 +103,13 @@ class JoinedTable:
 
     def batch(self, rows: Sequence[int], pad_id: int) -> TokenBatch:
         """The chosen sequences, one per row; `weights` holds each token's scale."""
-        owners = np.searchsorted(self.firsts, rows, side="right") - 1
-        pairs = zip(rows, owners.tolist(), strict=True)
-        found = [self.tables[owner].sequence(int(row - self.firsts[owner])) for row, owner in pairs]
-        return batch_of(found, pad_id)
+        places = [self.place(row) for row in rows]
+        return batch_of([table.sequence(row) for table, row in places], pad_id)
+
+    def place(self, row: int) -> tuple[TokenTable, int]:
+        """The table that a row stands in, and its number there."""
+        owner = int(np.searchsorted(self.firsts, row, side="right")) - 1
+        return self.tables[owner], int(row - self.firsts[owner])
 
 
 Sequences = Iterable[tuple[np.ndarray, np.ndarray, np.ndarray | None]]

@@ -12,9 +12,10 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from lit_posttrain import interruption
+from lit_posttrain.contracts import ProblemSource
 from lit_posttrain.data.chunks import Chunk, as_chunk
 from lit_posttrain.data.formats import Conversation, TextRow
 from lit_posttrain.data.report import LengthLimit
@@ -25,6 +26,33 @@ from lit_posttrain.text import ChatText
 CHUNK_ROWS = 500
 AHEAD = 4
 """Chunks that wait for each worker, so that none is idle and few are in memory."""
+
+
+class Work(Protocol):
+    """What becomes of the rows of a source."""
+
+    @property
+    def text(self) -> ChatText: ...
+
+    @property
+    def limit(self) -> LengthLimit: ...
+
+    @property
+    def settings(self) -> str:
+        """What the tokens depend on beside the tokenizer and the length limit."""
+        ...
+
+    def named(self, name: str) -> "Work":
+        """The same for data of this name."""
+        ...
+
+    def rows(self, source: ProblemSource, split: str) -> Iterable[Any]:
+        """The rows of a source that are read."""
+        ...
+
+    def __call__(self, first: int, rows: list[Any]) -> Chunk:
+        """A chunk of rows, of which the first has number `first`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,9 +69,18 @@ class Tokenising:
     loss: LossOn
     limit: LengthLimit
 
+    @property
+    def settings(self) -> str:
+        """What the tokens depend on beside the tokenizer and the length limit."""
+        return repr(self.loss)
+
     def named(self, name: str) -> "Tokenising":
         """The same for data of this name."""
         return replace(self, limit=replace(self.limit, name=name))
+
+    def rows(self, source: ProblemSource, split: str) -> Iterable[Any]:
+        """The conversations of a source."""
+        return source.chats(split)
 
     def __call__(self, first: int, rows: list[Any]) -> Chunk:
         """A chunk of rows, of which the first has number `first`.
@@ -76,7 +113,7 @@ def tokenise(row: Any, text: ChatText, loss: LossOn) -> TokenizedExample:
     return text.example(row, loss=loss)
 
 
-def chunks_of(rows: Iterable[Any], work: Tokenising, workers: int) -> Iterator[Chunk]:
+def chunks_of(rows: Iterable[Any], work: Work, workers: int) -> Iterator[Chunk]:
     """The chunks of all rows, in order; with `workers` = 0 made in this process.
 
     Raises:
@@ -107,9 +144,7 @@ def _numbered(rows: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
         first += len(some)
 
 
-def _in_processes(
-    numbered: Iterator[tuple[int, list[Any]]], work: Tokenising, workers: int
-) -> Iterator[Chunk]:
+def _in_processes(numbered: Iterator[tuple[int, list[Any]]], work: Work, workers: int) -> Iterator[Chunk]:
     fork = "fork" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if fork else "spawn")  # a fork has all imports already
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(work, os.getpid()))
@@ -132,10 +167,10 @@ def _in_processes(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_own: list[Tokenising] = []
+_own: list[Work] = []
 
 
-def _begin(work: Tokenising, parent: int) -> None:
+def _begin(work: Work, parent: int) -> None:
     """The start of a worker: signals are the parent's business, and it does not outlive the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -10,20 +10,27 @@ from lit_posttrain.graders.exact import ExactMatch, NumericMatch
 from lit_posttrain.graders.function import PythonFunction
 from lit_posttrain.graders.grading import grade_all
 from lit_posttrain.graders.math_answer import MathAnswer
+from lit_posttrain.graders.reward_model import EnsembleMean, EnsembleMinimum, MeanLessSpread, RewardModel
+from lit_posttrain.graders.steps import ProcessRewardModel
 
 __all__ = [
     "AnswerFormat",
     "CodeTests",
     "Countdown",
     "EndsWith",
+    "EnsembleMean",
+    "EnsembleMinimum",
     "ExactMatch",
     "LengthWindow",
     "MathAnswer",
     "MathKey",
+    "MeanLessSpread",
     "MustContain",
     "NumberKey",
     "NumericMatch",
+    "ProcessRewardModel",
     "PythonFunction",
+    "RewardModel",
     "TagFormat",
     "TextKey",
     "WeightedSum",

@@ -4,7 +4,7 @@ from lit_posttrain.networks.adapters import AdapterSettings
 from lit_posttrain.networks.cache import KeyValueCache
 from lit_posttrain.networks.config import NetworkConfig
 from lit_posttrain.networks.dropout import disable_dropout
-from lit_posttrain.networks.load import build, read_config
+from lit_posttrain.networks.load import build, read_config, stored_head
 from lit_posttrain.networks.logprobs import token_and_mean_logprobs, token_logprobs
 from lit_posttrain.networks.lora import LoraSettings
 from lit_posttrain.networks.memory import MemoryEstimate, estimate
@@ -12,6 +12,7 @@ from lit_posttrain.networks.multiplicative import IA3, OFT
 from lit_posttrain.networks.network import CausalNetwork
 from lit_posttrain.networks.placement import place
 from lit_posttrain.networks.quantised import Quantisation
+from lit_posttrain.networks.score_head import ScoreHead, last_tokens
 from lit_posttrain.networks.state import network_state
 from lit_posttrain.networks.virtual_tokens import PrefixTuning, PromptTuning
 
@@ -27,12 +28,15 @@ __all__ = [
     "PrefixTuning",
     "PromptTuning",
     "Quantisation",
+    "ScoreHead",
     "build",
     "disable_dropout",
     "estimate",
+    "last_tokens",
     "network_state",
     "place",
     "read_config",
+    "stored_head",
     "token_and_mean_logprobs",
     "token_logprobs",
 ]

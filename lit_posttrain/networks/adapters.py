@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, ClassVar
 
+from lit_posttrain.networks.score_head import has_head, output_layer
+
 
 class AdapterSettings(ABC):
     """What is trained instead of the network itself; its kinds are frozen dataclasses, named in YAML by class.
@@ -47,7 +49,9 @@ class AdapterSettings(ABC):
 
 
 def attach(model: Any, settings: AdapterSettings, base: str | None) -> Any:
-    """Wraps a causal language model in a `PeftModel`; only the adapters require gradients afterwards.
+    """Wraps a network in a `PeftModel`; only the adapters require gradients afterwards, and a score head.
+
+    The head is then a copy of its own in float32, as adapters are, which peft stores and merges with them.
 
     Raises:
         InputError: for settings that do not fit the model.
@@ -55,7 +59,12 @@ def attach(model: Any, settings: AdapterSettings, base: str | None) -> Any:
     with quiet():
         from peft import get_peft_model
 
-        adapted = get_peft_model(model, settings.peft_config(model, base))
+        config = settings.peft_config(model, base)
+    if has_head(model):
+        config.task_type = "SEQ_CLS"
+    adapted = get_peft_model(model, config)
+    if has_head(model):
+        output_layer(model).float()
     settings.start(adapted)
     return adapted
 

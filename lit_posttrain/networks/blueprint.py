@@ -22,7 +22,7 @@ PROBE_TOKENS = 8
 class Blueprint:
     """What every process must know of the network that process 0 has built.
 
-    `parameters` has shape and dtype by name, `logprobs` (1, T) those of `probe_batch`.
+    `parameters` has shape and dtype by name, `logprobs` is what `probe_logprobs` gives.
     """
 
     config: Any
@@ -65,7 +65,7 @@ def describe(network: CausalNetwork) -> Blueprint:
     """The blueprint of a whole network."""
     return Blueprint(
         network.hf_config,
-        network.causal.generation_config,
+        None if network.settings.head else network.causal.generation_config,
         network.original,
         network.base_digest,
         network.packs,
@@ -89,7 +89,8 @@ def skeleton(blueprint: Blueprint, settings: NetworkConfig) -> CausalNetwork:
     network = assemble(
         model, settings, blueprint.original, packs=blueprint.packs, digest=blueprint.base_digest
     )
-    network.causal.generation_config = blueprint.generation_config
+    if settings.head is None:
+        network.causal.generation_config = blueprint.generation_config
     _match(network, blueprint)
     return network
 
@@ -148,11 +149,15 @@ def probe_batch(vocabulary: int, device: torch.device) -> TokenBatch:
 
 
 def probe_logprobs(network: CausalNetwork, device: torch.device) -> Tensor:
-    """Log-probabilities (1, T) of the probe, in evaluation mode, on the CPU; by the root's forward."""
+    """Log-probabilities (1, T) of the probe, in evaluation mode, on the CPU; by the root's forward.
+
+    Of a reward model, the scores (T, K) after all its tokens.
+    """
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     with torch.no_grad(), portable(network.hf_config):
-        logprobs = network(probe_batch(network.hf_config.vocab_size, device)).cpu()
+        probe = probe_batch(network.hf_config.vocab_size, device)
+        logprobs = network(probe, at=None if network.settings.head is None else probe.mask).cpu()
     for module, training in modes:
         module.training = training
     return logprobs

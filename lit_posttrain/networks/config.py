@@ -12,6 +12,7 @@ from lit_posttrain.networks.attention import GROUPED
 from lit_posttrain.networks.lora import LoraSettings
 from lit_posttrain.networks.multiplicative import IA3, OFT
 from lit_posttrain.networks.quantised import Quantisation
+from lit_posttrain.networks.score_head import ScoreHead
 from lit_posttrain.networks.virtual_tokens import PrefixTuning, PromptTuning
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,6 +40,7 @@ class NetworkConfig:
         lora: Train low-rank adapters instead of the network itself.
         adapter: Train adapters of another kind instead, for example IA3 or OFT.
         quantisation: Hold the frozen weights in 4 bits; needs lora or adapter.
+        head: Scores in place of logits: a reward model. The language model's output layer is not held.
     """
 
     path: str | None = None
@@ -53,6 +55,7 @@ class NetworkConfig:
     lora: LoraSettings | None = None
     adapter: AdapterSettings | None = None
     quantisation: Quantisation | None = None
+    head: ScoreHead | None = None
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.config is None):
@@ -109,11 +112,12 @@ class NetworkConfig:
         Raises:
             InputError: for a kind of adapter that is unknown here.
         """
-        lora, adapter, quantisation = map(state.get, ("lora", "adapter", "quantisation"))
+        lora, adapter, quantisation, head = map(state.get, ("lora", "adapter", "quantisation", "head"))
         parts = {
             "lora": None if lora is None else LoraSettings(**lora),
             "adapter": None if adapter is None else _stored_adapter(**adapter),
             "quantisation": None if quantisation is None else Quantisation(**quantisation),
+            "head": None if head is None else ScoreHead(**head),
         }
         return cls(**{**state, **parts})
 

@@ -1,5 +1,6 @@
 """From a YAML block to a network: a hub name, a local folder, or a random network of a given shape."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,15 @@ from lit_posttrain.networks.config import DTYPES, KERNELS, NetworkConfig, bare
 from lit_posttrain.networks.digest import base_digest
 from lit_posttrain.networks.network import CausalNetwork
 from lit_posttrain.networks.quantised import check_shapes, quantise
+from lit_posttrain.networks.score_head import (
+    ScoreHead,
+    check_class,
+    check_loaded,
+    declare,
+    draw,
+    quiet_report,
+    stored_heads,
+)
 from lit_posttrain.networks.verify import verify
 
 LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -37,6 +47,8 @@ def build(settings: NetworkConfig) -> CausalNetwork:
             if settings.path is None
             else _pretrained(settings.path, config, settings)
         )
+        if settings.head is not None and settings.path is None:
+            draw(model, settings.head)
         if settings.quantisation is not None:
             quantise(model, settings.quantisation, settings.products_dtype)
         packs = verify(CausalNetwork(model, bare(settings), original), settings.products_dtype)
@@ -62,18 +74,31 @@ def read_config(settings: NetworkConfig) -> Any:
     """The Hugging Face config, without weights.
 
     Raises:
-        InputError: if there is none, or its model type is unknown to transformers.
+        InputError: if there is none, its model type is unknown to transformers, or it has another head than asked.
     """
-    from transformers import AutoConfig
-
     if settings.config is not None:
-        return _given_config(settings.config)
-    assert settings.path is not None
-    _check_folder(Path(settings.path))
-    try:
-        return AutoConfig.from_pretrained(settings.path, revision=settings.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"no network could be read from {settings.path!r}: {error}") from error
+        config = _given_config(settings.config)
+    else:
+        assert settings.path is not None
+        config = _stored_config(settings.path, settings.revision)
+    declare(config, settings.head, settings.path or "network.config")
+    return config
+
+
+def stored_head(path: str, revision: str | None = None) -> ScoreHead:
+    """The head that a reward model's folder brings.
+
+    Raises:
+        InputError: for a folder without one.
+    """
+    config = _stored_config(path, revision)
+    heads = stored_heads(config)
+    if heads is None:
+        raise InputError(
+            f"{path} has no reward head: its config names {getattr(config, 'architectures', None)}, expected a "
+            "*ForSequenceClassification; give the export of a reward model's checkpoint."
+        )
+    return ScoreHead(heads)
 
 
 def check_architecture(config: Any, settings: NetworkConfig) -> None:
@@ -101,27 +126,45 @@ def check_architecture(config: Any, settings: NetworkConfig) -> None:
 
 def random_model(config: Any, settings: NetworkConfig) -> Any:
     """A model of the config's shape with random weights."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_config(
-        config,
-        dtype=DTYPES[settings.dtype],
-        attn_implementation=KERNELS[settings.attention],
-        trust_remote_code=False,
-    )
+    return _from_config(config, settings, KERNELS[settings.attention])
 
 
 def on_meta(config: Any, settings: NetworkConfig) -> Any:
     """The network's shape in its dtype, without memory for its weights."""
-    from transformers import AutoModelForCausalLM
-
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
+        # nothing is run; a config may name a kernel of the hub, which is code
+        return _from_config(config, settings, "eager")
+
+
+def _from_config(config: Any, settings: NetworkConfig, attention: str) -> Any:
+    try:
+        model = _auto_class(settings).from_config(
             config,
             dtype=DTYPES[settings.dtype],
-            attn_implementation="eager",  # nothing is run; a config may name a kernel of the hub, which is code
+            attn_implementation=attention,
             trust_remote_code=False,
         )
+    except ValueError as error:
+        raise InputError(f"no network of type {config.model_type} can be made: {error}") from error
+    if settings.head is not None:
+        check_class(model)
+    return model
+
+
+def _auto_class(settings: NetworkConfig) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForCausalLM if settings.head is None else AutoModelForSequenceClassification
+
+
+def _stored_config(path: str, revision: str | None) -> Any:
+    from transformers import AutoConfig
+
+    _check_folder(Path(path))
+    try:
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"no network could be read from {path!r}: {error}") from error
 
 
 def _given_config(given: dict[str, Any]) -> Any:
@@ -156,20 +199,26 @@ def _check_folder(folder: Path) -> None:
 
 
 def _pretrained(path: str, config: Any, settings: NetworkConfig) -> Any:
-    from transformers import AutoModelForCausalLM
-
+    stored = stored_heads(config)  # of the folder: transformers may change the config
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            revision=settings.revision,
-            dtype=DTYPES[settings.dtype],
-            attn_implementation=KERNELS[settings.attention],
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
+        with nullcontext() if settings.head is None else quiet_report():
+            model, told = _auto_class(settings).from_pretrained(
+                path,
+                config=config,
+                revision=settings.revision,
+                dtype=DTYPES[settings.dtype],
+                attn_implementation=KERNELS[settings.attention],
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"the network {path!r} could not be loaded: {error}") from error
+    if settings.head is not None:
+        check_loaded(model, set(told["missing_keys"]), stored, path)
+        if stored is None:
+            draw(model, settings.head)
+    return model
 
 
 def _check_fit(model: Any, settings: NetworkConfig) -> None:

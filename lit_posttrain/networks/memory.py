@@ -102,6 +102,8 @@ def activation_bytes(config: Any, settings: NetworkConfig, tokens: int, size: in
 
 
 def logit_bytes(config: Any, settings: NetworkConfig, tokens: int) -> int:
-    """Float32 logits of one chunk, their exponentials and their gradient."""
+    """Float32 logits of one chunk, their exponentials and their gradient; scores, of every token at most."""
+    if settings.head is not None:
+        return 2 * 4 * tokens * settings.head.heads
     positions = min(tokens, settings.chunk_tokens) if settings.chunk_tokens else tokens
     return 3 * 4 * positions * config.vocab_size

@@ -18,6 +18,7 @@ from lit_posttrain.networks.cache import KeyValueCache
 from lit_posttrain.networks.flops import FlopCounts, decoding_work, training_work
 from lit_posttrain.networks.gathering import ShardedParameters, local
 from lit_posttrain.networks.logprobs import Readout, logprobs_of_states, of_token, predicted
+from lit_posttrain.networks.score_head import output_layer, scores_of_states
 from lit_posttrain.networks.shapes import attention_shape, max_positions
 from lit_posttrain.networks.virtual_tokens import read_into, states_after
 
@@ -48,9 +49,15 @@ class CausalNetwork(nn.Module):
         *,
         temperature: float = 1.0,
         read: Readout = of_token,
+        at: Tensor | None = None,
         ledger: Ledger | None = None,
     ) -> Tensor:
-        """Log-probabilities (B, T) as `token_logprobs` says; called as a module so that hooks fire."""
+        """Log-probabilities (B, T) as `token_logprobs` says, or with `at` what `scores` says.
+
+        Called as a module so that hooks fire.
+        """
+        if at is not None:
+            return self._scores(batch, at, ledger)
         result = logprobs_of_states(
             self.hidden(batch),
             batch,
@@ -60,8 +67,18 @@ class CausalNetwork(nn.Module):
             read=read,
         )
         if ledger is not None:
-            self._book(batch, result.requires_grad, ledger)
+            self._book(batch, int(predicted(batch).sum()), result.requires_grad, ledger)
         return result
+
+    def scores(self, batch: TokenBatch, at: Tensor, *, ledger: Ledger | None = None) -> Tensor:
+        """Scores (N, K), float32, after the tokens at the N True places of `at` (B, T), in reading order.
+
+        The forward, and the backward to come where the result requires a gradient, are booked at once.
+
+        Raises:
+            InputError: for a network without a score head.
+        """
+        return self(batch, at=at, ledger=ledger)
 
     def hidden(self, batch: TokenBatch) -> Tensor:
         """The last hidden states (B, T, H); a sequence sees nothing of its neighbours in the row."""
@@ -97,7 +114,15 @@ class CausalNetwork(nn.Module):
         return output.last_hidden_state
 
     def head(self, states: Tensor) -> Tensor:
-        """Logits (..., V) of states (..., H), in float32 where `fp32_head` is set."""
+        """Logits (..., V) of states (..., H), in float32 where `fp32_head` is set.
+
+        Raises:
+            InputError: for a reward model, which has none.
+        """
+        if self.settings.head is not None:
+            raise InputError(
+                f"{self.name} has a score head and no logits: it gives scores and writes no text."
+            )
         layer = self.causal.get_output_embeddings()
         if self.settings.fp32_head:
             with torch.autocast(states.device.type, enabled=False):
@@ -264,11 +289,21 @@ class CausalNetwork(nn.Module):
         cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def _book(self, batch: TokenBatch, backward: bool, ledger: Ledger) -> None:
+    def _scores(self, batch: TokenBatch, at: Tensor, ledger: Ledger | None) -> Tensor:
+        if self.settings.head is None:
+            raise InputError(
+                f"{self.name} has no score head; set network.head, or give an exported reward model."
+            )
+        result = scores_of_states(self.hidden(batch), at, output_layer(self.causal))
+        if ledger is not None:
+            self._book(batch, len(result), result.requires_grad, ledger)
+        return result
+
+    def _book(self, batch: TokenBatch, head_positions: int, backward: bool, ledger: Ledger) -> None:
         dense = self.hf_config._attn_implementation != "flash_attention_2"
         work = training_work(
             batch,
-            head_positions=int(predicted(batch).sum()),
+            head_positions=head_positions,
             dense=dense,
             computed=self.virtual_tokens - self.seen_tokens,
             seen=self.seen_tokens,

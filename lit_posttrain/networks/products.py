@@ -17,6 +17,7 @@ from lit_posttrain.networks.adapter_products import (
     adapter_products,
     whole_matrices,
 )
+from lit_posttrain.networks.score_head import output_layer
 from lit_posttrain.networks.shapes import attention_shape
 from lit_posttrain.networks.targets import is_linear, linear_shape
 
@@ -48,7 +49,7 @@ def find_rates(network: "CausalNetwork", *, backward: bool) -> Rates:
     layers = {module: Linear(module) for module in network.modules() if is_linear(module)}
     attentions = {module: Attention() for module in network.modules() if is_attention(module)}
     adapters = {module: adapter_products(module) for module in adapter_modules(network)}
-    head_module = network.causal.get_output_embeddings()
+    head_module = output_layer(network.causal)
     with watching(layers, attentions, adapters, whole_matrices(network)) as backward_began:
         states_need_gradient = probe(network, backward, backward_began)
     if backward and network.seen_tokens:  # trained keys and values, which come from no projection
@@ -57,7 +58,7 @@ def find_rates(network: "CausalNetwork", *, backward: bool) -> Rates:
     shape = attention_shape(network.hf_config)
     head = 2.0 * head_module.weight.numel()
     extra = int(states_need_gradient) + int(head_module.weight.requires_grad)
-    again = int(network.settings.chunk_tokens > 0)
+    again = int(network.settings.chunk_tokens > 0 and network.settings.head is None)
     return Rates(
         position=sum(layer.flops for module, layer in layers.items() if module is not head_module)
         + sum(one.position for one in adapters.values()),

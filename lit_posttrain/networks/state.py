@@ -160,7 +160,7 @@ def _packages(settings: NetworkConfig) -> tuple[str, ...]:
 
 
 def _generation(network: CausalNetwork, text: ChatText) -> dict[str, Any]:
-    settings = network.causal.generation_config.to_diff_dict()
+    settings = {} if network.settings.head else network.causal.generation_config.to_diff_dict()
     ends = [text.end_id, *sorted(text.eos_ids - {text.end_id})]  # the first is what training writes
     return {**settings, "eos_token_id": ends if len(ends) > 1 else ends[0], "pad_token_id": text.pad_id}
 

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from lit_posttrain.errors import InputError
+from lit_posttrain.networks.score_head import output_layer
 
 ALL_LINEAR = "all-linear"
 ARCHITECTURE = "architecture"
@@ -81,7 +82,7 @@ def check_names(model: Any, label: str, targets: Sequence[str]) -> None:
             f"{label}.target_modules {missing} match no layer of {type(model).__name__}; "
             f"its linear layers are {linear_names(model)}."
         )
-    head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
+    head = next(name for name, module in model.named_modules() if module is output_layer(model))
     if any(ends_with(head, target) for target in targets):
         raise InputError(
             f"{label}.target_modules name the output head {head!r}; adapters on it are not supported."
@@ -100,7 +101,7 @@ def linear_names(model: Any) -> list[str]:
 
 def linear_layers(model: Any) -> dict[str, nn.Module]:
     """All dense layers but the output head, by name."""
-    head = model.get_output_embeddings()
+    head = output_layer(model)
     return {
         name: module for name, module in model.named_modules() if is_linear(module) and module is not head
     }

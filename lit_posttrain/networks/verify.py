@@ -7,6 +7,7 @@ from lit_posttrain.batches import TokenBatch
 from lit_posttrain.errors import InputError
 from lit_posttrain.networks.attention import portable
 from lit_posttrain.networks.network import CausalNetwork
+from lit_posttrain.networks.score_head import last_tokens
 
 RELATIVE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 
@@ -23,12 +24,18 @@ def verify(network: CausalNetwork, products: torch.dtype | None = None) -> bool:
     """
     dtypes = (network.dtype, products or network.dtype)
     ids = torch.randint(network.hf_config.vocab_size, (1, 4), device=network.device)
+    if ids[0, -1] == network.hf_config.pad_token_id:  # a classifier would take the token before
+        ids[0, -1] = (ids[0, -1] + 1) % network.hf_config.vocab_size
     with network.decoding(), portable(network.hf_config):
         theirs = network.model(input_ids=ids, use_cache=False).logits.float()
-        ours = network.head(network.hidden(_rows(ids, [1, 1, 1, 1], [0, 1, 2, 3]))).float()
+        whole = _rows(ids, [1, 1, 1, 1], [0, 1, 2, 3])
+        if network.settings.head is None:
+            ours = network.head(network.hidden(whole)).float()
+        else:
+            ours = network.scores(whole, last_tokens(whole))
         if not _close(ours, theirs, dtypes):
             raise InputError(
-                f"the logits of {network.name} are not its output layer on its last hidden states; "
+                f"the output of {network.name} is not its last layer on its last hidden states; "
                 "this architecture is not supported."
             )
         packed = network.hidden(_rows(ids, [1, 1, 2, 2], [0, 1, 0, 1]))

@@ -1,7 +1,22 @@
 """Prompts to graded completions."""
 
 from lit_posttrain.rollouts.collect import draw, to_experience
+from lit_posttrain.rollouts.error_search import FirstError, first_errors
 from lit_posttrain.rollouts.outage import check_grader
+from lit_posttrain.rollouts.step_labels import RolloutSettings, StepRollouts, step_values
+from lit_posttrain.rollouts.step_values import Solution, StepValue
 from lit_posttrain.rollouts.torch_engine import TorchEngine
 
-__all__ = ["TorchEngine", "check_grader", "draw", "to_experience"]
+__all__ = [
+    "FirstError",
+    "RolloutSettings",
+    "Solution",
+    "StepRollouts",
+    "StepValue",
+    "TorchEngine",
+    "check_grader",
+    "draw",
+    "first_errors",
+    "step_values",
+    "to_experience",
+]

@@ -14,6 +14,7 @@ from lit_posttrain.data.formats import (
     Layout,
     PreferenceRow,
     PromptRow,
+    RankedRow,
     Row,
     StepwiseRow,
     TextRow,
@@ -86,6 +87,11 @@ def layout_of(row: dict[str, Any]) -> Layout:
         ),
         ("unpaired", {"prompt": "2+3?", "completion": "6", "label": False}, UnpairedRow([ASKED], [WRONG], False)),
         ("unpaired", {"prompt": [ASKED], "completion": [ANSWERED], "label": 1}, UnpairedRow([ASKED], [ANSWERED], True)),
+        (
+            "ranked",
+            {"prompt": "2+3?", "completions": ["5", [WRONG]], "scores": [1, 0.5]},
+            RankedRow([ASKED], [[ANSWERED], [WRONG]], [1.0, 0.5]),
+        ),
         (
             "stepwise",
             {"prompt": "2+3?", "completions": ["Add.", "6"], "labels": [True, False]},
@@ -192,6 +198,36 @@ def step(chosen: int | None, *ratings: int | None, human: str | None = None) -> 
 SHEPHERD = "2+3? Step 1: Add. ки\nStep 2: 6 ки"
 
 
+def dialogue(chosen: str, rejected: str) -> dict[str, Any]:
+    asked = "\n\nHuman: 2+3?\n\nAssistant:"
+    return {"chosen": f"{asked} {chosen}", "rejected": f"{asked} {rejected}"}
+
+
+def tree(prefix: str, value: float) -> dict[str, Any]:
+    return {"solution_prefix": prefix, "mc_value": value}
+
+
+def test_a_prompt_of_dialogues_is_the_turns_that_both_share() -> None:
+    """The words that both answers begin with belong to the answers."""
+    row = named("hh_rlhf", ["chosen", "rejected"]).read(dialogue("It is 5", "It is 6"))
+    assert row == PreferenceRow([ASKED], [says("It is 5")], [says("It is 6")])
+
+
+def test_the_beginnings_of_a_tree_are_graded_completions() -> None:
+    first = {
+        "question": "2+3?",
+        "reasoning_steps": [tree("2+3?", 0.75), tree("2+3?\n\nAdd.", 0.5), tree("2+3? 6", 0)],
+    }
+    row = named("math_aps", list(first)).read(first)
+    assert row == RankedRow([ASKED], [[says("Add.")], [says("6")]], [0.5, 0.0])
+
+
+def test_a_whole_solution_keeps_its_labels() -> None:
+    cells = {"prompt": "2+3?", "completion": "Add.\n6", "labels": [True, None]}
+    assert named("stepwise_whole", list(cells)).read(cells) == StepwiseRow([ASKED], ["Add.\n6"], [1.0, None])
+    assert layout_of(cells).name == "prompt_completion"  # it has to be named
+
+
 @pytest.mark.parametrize(
     ("name", "row", "steps", "labels"),
     [
@@ -209,7 +245,7 @@ SHEPHERD = "2+3? Step 1: Add. ки\nStep 2: 6 ки"
         ("processbench", {"problem": "2+3?", "steps": ["a", "b"], "label": 0}, ["a", "b"], [0.0, None]),
     ],
 )  # fmt: skip
-def test_converters(
+def test_converters_of_steps(
     name: str, row: dict[str, Any], steps: list[str], labels: list[float | None] | None
 ) -> None:
     layout = named(name, list(row))
@@ -293,6 +329,10 @@ def steps(completions: Any, labels: Any, **more: Any) -> dict[str, Any]:
         (steps(["a", "b"], [True]), "there are 2 steps, but 1 labels"),
         (steps(["a", ""], [True, True]), "step 1 must be a filled text, but is ''"),
         (steps(["a"], ["good"]), "label 0 of labels must be a finite number, but is 'good'"),
+        ({"prompt": "2+3?", "completions": ["5"], "scores": [1]}, "1 completions and 1 scores; two are needed"),
+        ({"prompt": "2+3?", "completions": ["5", "6"], "scores": [1]}, "2 completions and 1 scores"),
+        ({"prompt": "2+3?", "completions": ["5", "6"], "scores": [1, "x"]}, "score 1 must be a finite number"),
+        ({"prompt": "2+3?", "completions": ["5", " "], "scores": [1, 2]}, "the answer is empty"),
         (steps(["a"], [-1]), r"in \[0, 1\], but is -1"),
         (steps([], []), "completions must be a filled list"),
         (steps("a", [True]), "completions must be a filled list, but is 'a'"),
@@ -319,6 +359,14 @@ def test_a_broken_row_says_why(row: dict[str, Any], reason: str) -> None:
         ("math_shepherd", {"input": SHEPHERD, "label": "2+3? Step 1: Add. ?\nStep 2: 6 -"}, "differs in step 0"),
         ("math_shepherd", {"input": SHEPHERD + " so", "label": "2+3? Step 1: Add. +\nStep 2: 6 - so"}, "must end in"),
         ("math_shepherd", {"input": "Add. ки", "label": "Add. +"}, "no problem before 'Step 1:'"),
+        ("stepwise_whole", {"prompt": "2+3?", "completion": " ", "labels": [1]}, "completion is empty"),
+        ("stepwise_whole", {"prompt": "2+3?", "completion": "5", "labels": [None]}, "no step has a label"),
+        ("hh_rlhf", {"chosen": "2+3?", "rejected": "2+3?"}, "chosen must begin with 'Human:' behind a blank line"),
+        ("hh_rlhf", dialogue("5", "5"), "chosen and rejected are the same"),
+        ("hh_rlhf", dialogue("5", ""), "the answer is empty"),
+        ("math_aps", {"question": "2+3?", "reasoning_steps": [tree("3+3? 6", 1)]}, "must go on from the question"),
+        ("math_aps", {"question": "2+3?", "reasoning_steps": [tree("2+3? 6", 2)]}, r"a value in \[0, 1\]"),
+        ("math_aps", {"question": "2+3?", "reasoning_steps": [tree("2+3?", 1)]}, "no beginning of a solution"),
         ("processbench", {"problem": "2+3?", "steps": ["a"], "label": 1}, "number of a step of 1, or -1, but is 1"),
         ("processbench", {"problem": "2+3?", "steps": ["a"], "label": "none"}, "label must be a finite number"),
     ],
@@ -376,11 +424,12 @@ def test_the_rows_of_the_page_are_what_it_says() -> None:
     page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
     page = page.partition("\n|---|---|---|\n")[2].partition("\n\n")[0]
     shown = re.findall(r"^\| `(\w+)` \| (.*?) \| [^|]* \|$", page, re.MULTILINE)
-    assert [name for name, _ in shown] == list(get_args(LayoutName))
+    names = [name for name, _ in shown]
+    assert names == list(get_args(LayoutName))
     for name, cell in shown:
         rows = [json.loads(code) for code in re.findall(r"`(\{.*?\})`", cell)]
         assert rows, name
         for row in rows:
             assert isinstance(named(name, list(row)).read(row), named(name, list(row)).kind)
-            if name not in ("prm800k", "math_shepherd", "processbench"):
+            if name not in names[names.index("prm800k") :]:  # which have to be named
                 assert recognise(list(row), [row]).name == name

@@ -16,7 +16,7 @@ from fakes import TEXT, Numbers
 
 from lit_posttrain import interruption
 from lit_posttrain.contracts import ProblemSource
-from lit_posttrain.data import ChatData, token_cache
+from lit_posttrain.data import ChatData, sealed
 from lit_posttrain.data import preparation as preparing
 from lit_posttrain.data import tokenising as tokenise_module
 from lit_posttrain.data.formats import Conversation, TextRow
@@ -249,7 +249,7 @@ def test_a_killed_writer_leaves_nothing_that_is_believed(cached):
     """Another process is killed while it writes; what it left is swept, and the tokens are made."""
 
     def write_for_ever():
-        token_cache._seal = lambda *_: time.sleep(60)
+        sealed._seal = lambda *_: time.sleep(60)
         prepared(source(), "train", work(), cached)
 
     child = multiprocessing.get_context("fork").Process(target=write_for_ever, daemon=True)
@@ -313,7 +313,7 @@ def test_a_folder_that_cannot_be_used(tmp_path):
 
 
 def test_empty_sources_and_negative_workers():
-    with pytest.raises(InputError, match="Rows has no conversations in split 'train'"):
+    with pytest.raises(InputError, match="Rows has no rows in split 'train'"):
         prepared(source([]), "train", work(), Preparation(0))
     with pytest.raises(InputError, match=r"preparation\.workers must be at least 0 \(got -1\)"):
         Preparation(-1)

@@ -1,11 +1,13 @@
 """The rules that choose candidates, each on a hand-made group, and the source that applies them to a pool."""
 
+import re
+
 import pytest
 import torch
 
 from lit_posttrain.batches import Answer, Completion, Grade, Problem, StopReason, Verdict
 from lit_posttrain.candidates import Candidate, Cost, Origin
-from lit_posttrain.data import ChatData
+from lit_posttrain.data import ChatData, RankedData
 from lit_posttrain.data.selection import (
     AtMost,
     BestByReward,
@@ -18,7 +20,7 @@ from lit_posttrain.data.selection import (
     Shortest,
     select,
 )
-from lit_posttrain.data.sources import Pool
+from lit_posttrain.data.sources import GradedPool, Pool
 from lit_posttrain.errors import InputError
 from lit_posttrain.rollouts.pool import PoolWriter
 from lit_posttrain.text import TextConfig, load_text
@@ -138,3 +140,32 @@ def test_bad_pools_say_why(pool, tmp_path):
         Pool(str(pool), held_out_share=1e-9).chats("test")
     with pytest.raises(InputError, match="names no pool"):
         Pool([])
+
+
+def test_graded_candidates_of_a_problem_stand_together(pool, tmp_path, capsys):
+    writer = PoolWriter(tmp_path / "more.jsonl")
+    writer.write([candidate("56", uid="3+1", reward=0.5), candidate("78", uid="4+1", reward=None)])
+    writer.write([candidate("9", uid="77+1", reward=1.0)])
+    source = GradedPool([str(pool), str(tmp_path / "more.jsonl")], held_out_share=0.2)
+    rows = [row for split in ("train", "validation", "test") for row in source.rows(split)]
+    assert len(rows) == 40  # the problem with one candidate is left out
+    by_prompt = {row.prompt[0]["content"]: row for row in rows}
+    three = next(row for prompt, row in by_prompt.items() if prompt.startswith("3+1"))
+    assert [chat[0]["content"] for chat in three.completions] == ["12", "34", "56"]
+    assert three.targets == [1.0, 0.0, 0.5]
+    assert len(by_prompt) == 40
+    told = [int(n) for n in re.findall(r"(\d+) of \d+ candidates are left out", capsys.readouterr().out)]
+    assert sum(told) == 2  # that one, and the one that was not graded
+    with pytest.raises(InputError, match=r"no problem of split 'train' has 9 graded candidates"):
+        GradedPool(str(pool), at_least=9).rows("train")
+    with pytest.raises(InputError, match="at_least must be 1 or more"):
+        GradedPool(str(pool), at_least=0)
+
+
+def test_ranked_data_learns_the_rewards(pool):
+    text = load_text(TextConfig(characters="0123456789+="))
+    data = RankedData(GradedPool(str(pool)), text=text, validation_split=None)
+    batch = next(iter(data.train_dataloader()))
+    assert batch.sequences == 16
+    answers = [text.decode(ids[mask].tolist()) for ids, mask in zip(batch.input_ids, batch.mask, strict=True)]
+    assert {(a, float(t)) for a, t in zip(answers, batch.target, strict=True)} == {("12", 1.0), ("34", 0.0)}

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lit_posttrain.data.formats.cells import Cells
-from lit_posttrain.data.formats.row_types import BrokenRow, Chat, StepwiseRow, shown
+from lit_posttrain.data.formats.cells import Cells, as_number
+from lit_posttrain.data.formats.row_types import BrokenRow, Chat, RankedRow, StepwiseRow, shown
 from lit_posttrain.data.formats.stepwise import checked
 
 TAG = "ки"
@@ -70,6 +70,30 @@ def processbench(cells: Cells) -> StepwiseRow:
     if right < len(steps):
         labels += [0.0, *[None] * (len(steps) - right - 1)]
     return StepwiseRow(_asked(cells.filled_text("problem")), *checked(steps, labels))
+
+
+def math_aps(cells: Cells) -> RankedRow:
+    """`question` and `reasoning_steps` of `solution_prefix` and `mc_value`: the beginnings of a tree of solutions.
+
+    Each beginning is a completion, and the share of rollouts behind it that were right its target. A prefix
+    repeats the question; one that is the question alone is left out.
+
+    Source: Luo et al. 2024, arXiv:2406.06592; the columns are those of OpenR.
+    """
+    question = cells.filled_text("question")
+    found = []
+    for number, step in enumerate(cells.list("reasoning_steps")):
+        prefix = _inside(step, "solution_prefix", f"step {number}")
+        value = as_number(_inside(step, "mc_value", f"step {number}"), f"mc_value of step {number}")
+        if not isinstance(prefix, str) or not prefix.startswith(question) or not 0 <= value <= 1:
+            raise BrokenRow(
+                f"step {number} must go on from the question with a value in [0, 1], but is {shown(step)}"
+            )
+        found.append((prefix[len(question) :].strip(), value))
+    kept = [([{"role": "assistant", "content": text}], value) for text, value in found if text]
+    if not kept:
+        raise BrokenRow("reasoning_steps has no beginning of a solution")
+    return RankedRow(_asked(question), [chat for chat, _ in kept], [value for _, value in kept])
 
 
 def _chosen(step: Any) -> Mapping[str, Any] | None:

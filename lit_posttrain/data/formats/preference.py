@@ -3,11 +3,13 @@
 import re
 from bisect import bisect_left
 
-from lit_posttrain.data.formats.cells import Cells
+from lit_posttrain.data.formats.cells import Cells, as_number
 from lit_posttrain.data.formats.messages import as_messages, as_tools, continuation, ending_in_question
-from lit_posttrain.data.formats.row_types import BrokenRow, Chat, PreferenceRow, UnpairedRow
+from lit_posttrain.data.formats.row_types import BrokenRow, Chat, PreferenceRow, RankedRow, UnpairedRow, shown
 
 BLANKS = re.compile(r"\s+")
+TURN = re.compile(r"\n\n(Human|Assistant):")
+SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
 def explicit(cells: Cells) -> PreferenceRow:
@@ -37,12 +39,49 @@ def implicit(cells: Cells) -> PreferenceRow:
     return _row(cells, *split_chats(*_answers(cells)))
 
 
+def dialogues(cells: Cells) -> PreferenceRow:
+    r"""`chosen`, `rejected`: texts of turns that begin with "\n\nHuman:" and "\n\nAssistant:".
+
+    The prompt is the turns that both share, so that it is the same whatever the answers begin with.
+
+    Source: Bai et al. 2022, arXiv:2204.05862.
+    """
+    chosen, rejected = (_turns(cells.text(name), cells.column(name)) for name in ("chosen", "rejected"))
+    return _row(cells, *split_chats(chosen, rejected))
+
+
+def _turns(text: str, column: str) -> Chat:
+    before, *parts = TURN.split(text)
+    if before.strip() or not parts:
+        raise BrokenRow(
+            f"{column} must begin with 'Human:' behind a blank line, but begins with {shown(text[:40])}"
+        )
+    speakers, said = parts[::2], parts[1::2]
+    pairs = zip(speakers, said, strict=True)
+    return [{"role": SPEAKERS[speaker], "content": content.strip()} for speaker, content in pairs]
+
+
 def unpaired(cells: Cells) -> UnpairedRow:
     """`prompt`, `completion`, `label`: whether the completion is wanted."""
     asked = ending_in_question(as_messages(cells, "prompt", "user"))
     answer = as_messages(cells, "completion", "assistant")
     answer = continuation(asked, answer, cells.column("completion"))
     return UnpairedRow(asked, answer, cells.flag("label"), as_tools(cells))
+
+
+def ranked(cells: Cells) -> RankedRow:
+    """`prompt`, `completions`: texts or lists of messages, and `scores`: a number for each, higher is better."""
+    asked = ending_in_question(as_messages(cells, "prompt", "user"))
+    answers, column = cells.list("completions"), cells.column("completions")
+    scores = [as_number(score, f"score {i}") for i, score in enumerate(cells.list("scores"))]
+    if len(answers) != len(scores) or len(answers) < 2:
+        raise BrokenRow(
+            f"there are {len(answers)} completions and {len(scores)} scores; two are needed, and as many of each"
+        )
+    chats = [
+        as_messages(Cells({"completions": answer}, {}), "completions", "assistant") for answer in answers
+    ]
+    return RankedRow(asked, [continuation(asked, chat, column) for chat in chats], scores, as_tools(cells))
 
 
 def split_chats(chosen: Chat, rejected: Chat) -> tuple[Chat, Chat, Chat]:

@@ -11,13 +11,14 @@ from lit_posttrain.data.formats.row_types import (
     Conversation,
     PreferenceRow,
     PromptRow,
+    RankedRow,
     RawRow,
     StepwiseRow,
     TextRow,
     UnpairedRow,
     Unreadable,
 )
-from lit_posttrain.data.formats.stepwise import stepwise
+from lit_posttrain.data.formats.stepwise import stepwise, whole
 from lit_posttrain.errors import InputError
 
 LayoutName = Literal[
@@ -28,12 +29,16 @@ LayoutName = Literal[
     "preference",
     "preference_implicit",
     "unpaired",
+    "ranked",
     "stepwise",
     "sharegpt",
     "alpaca",
     "prm800k",
+    "stepwise_whole",
     "math_shepherd",
     "processbench",
+    "math_aps",
+    "hh_rlhf",
 ]
 
 
@@ -138,10 +143,13 @@ def _converted(neutral: float | None) -> tuple[Layout, ...]:
     """Layouts that a config has to name."""
     rated = partial(converters.prm800k, neutral=neutral)
     return (
+        Layout("stepwise_whole", ("prompt", "completion", "labels"), whole, StepwiseRow),
+        Layout("hh_rlhf", ("chosen", "rejected"), preference.dialogues, PreferenceRow, PREFERENCE),
         Layout("prm800k", ("question", "label"), rated, StepwiseRow),
         Layout("prm800k", ("problem", "steps"), rated, StepwiseRow),
         Layout("math_shepherd", ("input", "label"), converters.math_shepherd, StepwiseRow),
         Layout("processbench", ("problem", "steps", "label"), converters.processbench, StepwiseRow),
+        Layout("math_aps", ("question", "reasoning_steps"), converters.math_aps, RankedRow),
     )
 
 
@@ -167,6 +175,7 @@ LAYOUTS = (
         ("tools",),
         _labels_are_flags,
     ),
+    Layout("ranked", ("prompt", "completions", "scores"), preference.ranked, RankedRow, ("tools",)),
     Layout("stepwise", ("prompt", "completions", "labels"), stepwise, StepwiseRow),
     Layout(
         "sharegpt",

@@ -83,15 +83,28 @@ class UnpairedRow:
 
 
 @dataclass(frozen=True)
+class RankedRow:
+    """Several continuations of a prompt, each with a target: a grade, of which higher is better."""
+
+    prompt: Chat
+    completions: list[Chat]
+    targets: list[float]
+    tools: Tools | None = None
+
+
+@dataclass(frozen=True)
 class StepwiseRow:
-    """A solution in steps. A label is in [0, 1], how right its step is, or None: nothing is known of it."""
+    """A solution in steps. A label is in [0, 1], how right its step is, or None: nothing is known of it.
+
+    One step with several labels is a whole solution, which is still to be cut into as many steps.
+    """
 
     prompt: Chat
     steps: list[str]
     labels: list[float | None]
 
 
-Row = TextRow | Conversation | PromptRow | PreferenceRow | UnpairedRow | StepwiseRow
+Row = TextRow | Conversation | PromptRow | PreferenceRow | UnpairedRow | RankedRow | StepwiseRow
 
 
 def shown(value: Any, length: int = 80) -> str:

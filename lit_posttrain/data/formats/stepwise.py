@@ -16,6 +16,17 @@ def stepwise(cells: Cells) -> StepwiseRow:
     return StepwiseRow(asked, *checked(steps, labels))
 
 
+def whole(cells: Cells) -> StepwiseRow:
+    """`prompt`, `completion`: a solution that is still to be cut into steps, and `labels`, one for each."""
+    asked = ending_in_question(as_messages(cells, "prompt", "user"))
+    values = cells.list("labels")
+    labels = [as_label(label, f"label {i} of {cells.column('labels')}") for i, label in enumerate(values)]
+    solution = cells.filled_text("completion")
+    if all(label is None for label in labels):
+        raise BrokenRow("no step has a label")
+    return StepwiseRow(asked, [solution], labels)
+
+
 def checked(steps: Sequence[Any], labels: Sequence[float | None]) -> tuple[list[str], list[float | None]]:
     """The steps and labels, if there is a text and a label for each, and one label at least is known."""
     for number, step in enumerate(steps):

@@ -5,6 +5,7 @@ from lit_posttrain.data.formats.row_types import (
     Conversation,
     PreferenceRow,
     PromptRow,
+    RankedRow,
     Row,
     StepwiseRow,
     TextRow,
@@ -18,6 +19,8 @@ FOR_OTHERS: dict[type, str] = {
     "alone, set learn_chosen: true",
     UnpairedRow: "holds answers with a verdict, which unpaired preference methods (KTO) learn from; to learn "
     "all of them, wanted or not, set layout: prompt_completion",
+    RankedRow: "holds answers with scores, which reward models learn from; for supervised training give it "
+    "conversations or texts",
     StepwiseRow: "holds steps with labels, which process reward models learn from; for supervised training "
     "give it conversations or texts",
 }

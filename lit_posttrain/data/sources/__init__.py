@@ -4,6 +4,8 @@ from lit_posttrain.data.sources.arithmetic import Arithmetic
 from lit_posttrain.data.sources.chained import ChainedArithmetic
 from lit_posttrain.data.sources.code_problems import CodeProblems
 from lit_posttrain.data.sources.countdown import Countdown
+from lit_posttrain.data.sources.derivations import Derivations
+from lit_posttrain.data.sources.graded_pool import GradedPool
 from lit_posttrain.data.sources.gsm8k import GSM8K
 from lit_posttrain.data.sources.humaneval import HumanEval
 from lit_posttrain.data.sources.mbpp import MBPP
@@ -21,6 +23,8 @@ __all__ = [
     "ChainedArithmetic",
     "CodeProblems",
     "Countdown",
+    "Derivations",
+    "GradedPool",
     "HumanEval",
     "Mixture",
     "Pool",

@@ -45,7 +45,7 @@ class Pool(ProblemSource):
 
     def problems(self, split: str) -> list[Problem]:
         """The problems of the pool, with or without a kept candidate, each once."""
-        return list({c.problem_key: c.answer.problem for c in self._split(split)}.values())
+        return list({c.problem_key: c.answer.problem for c in self.candidates(split)}.values())
 
     def chats(self, split: str) -> list[list[dict[str, str]]]:
         """The kept candidates of the split, each with its prompt.
@@ -53,24 +53,29 @@ class Pool(ProblemSource):
         Raises:
             InputError: if the rules leave nothing.
         """
-        came = self._split(split)
+        came = self.candidates(split)
         with_text = [c for c in came if c.answer.completion.text.strip()]
         kept = select(with_text, self.keep)
         told = kept.in_words(f"{', '.join(self.paths)} ({split})")
         told += f", no text {len(came) - len(with_text):,}" if len(with_text) < len(came) else ""
         if not kept.candidates:
             raise InputError(f"nothing of the pool is kept; loosen the rules, or draw more. {told}")
-        _tell(told, self._state())
+        _tell(told, self.state())
         return [conversation(candidate) for candidate in kept.candidates]
 
     def fingerprint(self, split: str) -> str:
         """Changes with the files of the pool and with the rules."""
         self.chats(split)  # which reports on what is kept, also where the tokens are in a cache
-        return f"{split} {self.keep!r} {self.held_out_share} {self._state()}"
+        return f"{split} {self.keep!r} {self.held_out_share} {self.state()}"
 
-    def _split(self, split: str) -> list[Candidate]:
+    def candidates(self, split: str) -> list[Candidate]:
+        """All candidates of the split, kept or not.
+
+        Raises:
+            InputError: if there are none.
+        """
         check_split(split)
-        candidates = _candidates(tuple(self.paths), self._state())
+        candidates = _candidates(tuple(self.paths), self.state())
         found = [c for c in candidates if split_of(prompt_text(c), self.held_out_share) == split]
         if not found:
             raise InputError(
@@ -79,7 +84,7 @@ class Pool(ProblemSource):
             )
         return found
 
-    def _state(self) -> tuple[tuple[str, int, int], ...]:
+    def state(self) -> tuple[tuple[str, int, int], ...]:
         """Changes with the files."""
         files = [file for path in self.paths for file in pool_files(path)]
         return tuple((str(file), (s := file.stat()).st_mtime_ns, s.st_size) for file in files)
