@@ -27,8 +27,8 @@ class PairTable:
 
     @classmethod
     def of(cls, pairs: Sequence[CandidatePair], *, logprobs: bool) -> "PairTable":
-        """A unit for each pair, with its margin."""
-        units = [[_member(side, pair.margin) for side in (pair.chosen, pair.rejected)] for pair in pairs]
+        """A unit for each pair, with its margin and the weight 1."""
+        units = [[_member(pair.chosen, pair.margin), _member(pair.rejected, 1.0)] for pair in pairs]
         chunk = as_unit_chunk(units, [max(map(len, unit)) for unit in units])
         starts = np.concatenate([[0], np.cumsum(chunk.lengths, dtype=np.int64)])
         drawn = [_drawn(side) for pair in pairs for side in (pair.chosen, pair.rejected)] if logprobs else []
@@ -54,9 +54,9 @@ class PairTable:
         return cls(TokenTable(ids, mask, starts, counts, values=values), arrays.get("logprobs"))
 
 
-def _member(side: Candidate, margin: float) -> Member:
+def _member(side: Candidate, value: float) -> Member:
     prompt, answer = list(side.prompt_ids), side.answer.completion.tokens.tolist()
-    return Member.of(prompt + answer, [False] * len(prompt) + [True] * len(answer), margin)
+    return Member.of(prompt + answer, [False] * len(prompt) + [True] * len(answer), value)
 
 
 def _drawn(side: Candidate) -> np.ndarray:

@@ -1,20 +1,26 @@
 """Pairs of completions, the better one first: what reward models and DPO learn from."""
 
+from collections.abc import Sequence
+
+import torch
+
 from lit_posttrain.batches import PreferenceBatch, TokenBatch
 from lit_posttrain.contracts import ProblemSource
 from lit_posttrain.data.preparation import Preparation
 from lit_posttrain.data.reference_cache import ReferenceCache
 from lit_posttrain.data.unit_data import AS_USUAL, UnitData, UnitSettings
 from lit_posttrain.data.unit_limit import TooLong
-from lit_posttrain.data.unit_loader import Standing, spread
+from lit_posttrain.data.unit_loader import Shares, Standing, spread
 from lit_posttrain.data.unit_tokenising import Pairs
+from lit_posttrain.data.units import Unit
 from lit_posttrain.text import ChatText
 
 
 class PreferenceData(UnitData):
     """Pairs of completions of a prompt. Both sides of a pair stand in one micro-batch, on one rank.
 
-    The shares of the pairs of a step are equal, and sum to 1 over all its micro-batches and ranks.
+    The shares of the pairs of a step are in proportion to their weights (1 where the rows have none), and sum to 1
+    over all its micro-batches and ranks.
 
     Args:
         source: Where they come from: a `Table` of preferences, or a `Mixture` of several.
@@ -54,13 +60,26 @@ class PreferenceData(UnitData):
         )
         super().__init__(source, settings, Pairs(), text, reference_cache)
 
+    def shares(self) -> Shares:
+        """By the weights of the pairs."""
+        return by_weight
+
     def assembly(self, base: TokenBatch, standing: Standing) -> PreferenceBatch:
         """A batch of pairs."""
         return preference_batch(base, standing)
 
 
+def by_weight(units: Sequence[Unit], counts: torch.Tensor) -> torch.Tensor:
+    """Every pair of a step counts by its weight."""
+    weights = torch.tensor([rejected.value for _, rejected in units], dtype=torch.float64)
+    return (weights / weights.sum()).float()
+
+
 def preference_batch(base: TokenBatch, standing: Standing) -> PreferenceBatch:
-    """A batch of units of a chosen and a rejected sequence, whose value is the margin."""
+    """A batch of pairs; the value of a chosen sequence is the margin, that of a rejected one the weight."""
+    is_chosen = standing.number == 0
+    margins = torch.zeros_like(standing.value)
+    margins[standing.unit[is_chosen]] = standing.value[is_chosen]
     return PreferenceBatch(
         base.input_ids,
         base.segments,
@@ -68,7 +87,7 @@ def preference_batch(base: TokenBatch, standing: Standing) -> PreferenceBatch:
         base.mask,
         spread(standing.share, base.mask, standing.unit),
         pair=standing.unit,
-        chosen=standing.number == 0,
-        margin=standing.value,
+        chosen=is_chosen,
+        margin=margins[standing.unit],
         share=standing.share,
     )

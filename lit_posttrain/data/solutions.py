@@ -129,7 +129,7 @@ class StepData(UnitData):
     def shares(self) -> Shares:
         """The weight of every labelled step of a solution, as the module's `weighting` says."""
         weighting = weighting_of(self)
-        return lambda counts: weighting(counts, torch.arange(len(counts)))
+        return lambda units, counts: weighting(counts, torch.arange(len(units)))
 
     def assembly(self, base: TokenBatch, standing: Standing) -> StepBatch:
         """A batch of solutions."""

@@ -36,13 +36,13 @@ class Standing:
 
 Assembly = Callable[[TokenBatch, Standing], Batch]
 """Makes the batch of a method from one sequence per row and what is known of each."""
-Shares = Callable[[Tensor], Tensor]
-"""The share of each unit of a step, (units,), from the counts of all of them."""
+Shares = Callable[[Sequence[Unit], Tensor], Tensor]
+"""The share of each unit of a step, (units,), from all of them and their counts."""
 
 
-def even(counts: Tensor) -> Tensor:
+def even(units: Sequence[Unit], counts: Tensor) -> Tensor:
     """Every unit of a step counts alike."""
-    return torch.full((len(counts),), 1 / len(counts), dtype=torch.float64).float()
+    return torch.full((len(units),), 1 / len(units), dtype=torch.float64).float()
 
 
 @runtime_checkable
@@ -82,7 +82,7 @@ class UnitBuilder:
     def step(self, rows: Sequence[int]) -> list[TokenBatch]:
         """The micro-batches of a step of these units."""
         units = [self.units.unit(row) for row in rows]
-        shares = self.shares(torch.from_numpy(self.units.counts[list(rows)]))
+        shares = self.shares(units, torch.from_numpy(self.units.counts[list(rows)]))
         plan = unit_layout([[len(member) for member in unit] for unit in units], self.cut)
         owners = [(i, n) for i, unit in enumerate(units) for n in range(len(unit))]
         shortest = min(range(len(units)), key=lambda i: sum(map(len, units[i])))

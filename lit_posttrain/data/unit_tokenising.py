@@ -90,15 +90,18 @@ class UnitTokenising:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Reads preferences: chosen and rejected, both with the margin as their value."""
+    """Reads preferences: chosen, with the margin as its value, and rejected, with the weight of the pair."""
 
     def __call__(self, row: Any, text: ChatText) -> list[Unit]:
         """One unit of two sequences."""
         check_kind(row, (PreferenceRow,), "PreferenceData")
         margin = 0.0 if row.margin is None else row.margin
         pair = [
-            answered(text, row.prompt, answer, row.tools, name, margin)
-            for name, answer in (("chosen", row.chosen), ("rejected", row.rejected))
+            answered(text, row.prompt, answer, row.tools, name, value)
+            for name, answer, value in (
+                ("chosen", row.chosen, margin),
+                ("rejected", row.rejected, row.weight),
+            )
         ]
         if pair[0].ids.tobytes() == pair[1].ids.tobytes():
             raise InputError(

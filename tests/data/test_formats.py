@@ -62,8 +62,8 @@ def layout_of(row: dict[str, Any]) -> Layout:
         ("prompt_completion", {"prompt": "2+3?", "completion": "5", "label": 4}, CHAT),
         (
             "preference",
-            {"prompt": "2+3?", "chosen": "5", "rejected": "6", "margin": 2},
-            PreferenceRow([ASKED], [ANSWERED], [WRONG], 2.0),
+            {"prompt": "2+3?", "chosen": "5", "rejected": "6", "margin": 2, "weight": 0.5},
+            PreferenceRow([ASKED], [ANSWERED], [WRONG], 2.0, weight=0.5),
         ),
         (
             "preference",
@@ -318,6 +318,7 @@ def steps(completions: Any, labels: Any, **more: Any) -> dict[str, Any]:
         (pair("5", "6", prompt=None), "prompt is missing"),
         (pair("5", "6", prompt="2+3?", margin="much"), "margin must be a finite number"),
         (pair("5", "6", prompt="2+3?", score_chosen=1.0), "score_rejected is missing"),
+        (pair("5", "6", prompt="2+3?", weight=0), "weight must be above 0"),
         (pair([ASKED, ANSWERED], [ASKED, WRONG], prompt="3+4?"), "prompt is not what the conversations"),
         (pair("Blue.", "Black."), "share no first word"),
         (pair("The sky.", "The sky."), "are the same"),

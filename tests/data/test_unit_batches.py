@@ -168,6 +168,18 @@ def test_pairs_by_hand():
     assert (chosen.tolist(), rejected.tolist()) == ([0, 2], [1, 3])
 
 
+def test_pairs_count_by_their_weight():
+    rows = [
+        PreferenceRow(asked("1+1="), said("2"), said("33"), margin=0.5, weight=3.0),
+        PreferenceRow(asked("2+2="), said("444"), said("5"), margin=0.25),
+    ]
+    batch = first_batch("pairs", rows)
+    assert batch.share.tolist() == [0.75, 0.75, 0.25, 0.25]
+    assert batch.margin.tolist() == [0.5, 0.5, 0.25, 0.25]
+    assert float(batch.weights.sum()) == pytest.approx(1)
+    assert batch.weights[0, 4:6].tolist() == pytest.approx([0.15, 0.15])
+
+
 def test_answers_of_several_turns_count_the_assistant_alone():
     turns = [*said("2"), *asked("3+3="), *said("66")]
     batch = first_batch("pairs", [PreferenceRow(asked("1+1="), turns, said("7"))])

@@ -129,7 +129,7 @@ def _row(cells: Cells, prompt: Chat, chosen: Chat, rejected: Chat) -> Preference
     rejected = continuation(prompt, rejected, cells.column("rejected"))
     if chosen == rejected:
         raise BrokenRow("chosen and rejected are the same")
-    return PreferenceRow(prompt, chosen, rejected, _margin(cells), as_tools(cells))
+    return PreferenceRow(prompt, chosen, rejected, _margin(cells), as_tools(cells), _weight(cells))
 
 
 def _margin(cells: Cells) -> float | None:
@@ -139,6 +139,15 @@ def _margin(cells: Cells) -> float | None:
     if cells.has("score_chosen") or cells.has("score_rejected"):
         return cells.number("score_chosen") - cells.number("score_rejected")
     return None
+
+
+def _weight(cells: Cells) -> float:
+    weight = cells.number("weight") if cells.has("weight") else 1.0
+    if weight <= 0:
+        raise BrokenRow(
+            f"{cells.column('weight')} must be above 0, but is {weight:g}; leave the row out instead"
+        )
+    return weight
 
 
 def _answers(cells: Cells) -> tuple[Chat, Chat]:

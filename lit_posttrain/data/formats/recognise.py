@@ -153,7 +153,7 @@ def _converted(neutral: float | None) -> tuple[Layout, ...]:
     )
 
 
-PREFERENCE = ("margin", "score_chosen", "score_rejected", "tools")
+PREFERENCE = ("margin", "score_chosen", "score_rejected", "weight", "tools")
 LAYOUTS = (
     Layout("text", ("text",), conversation.text, TextRow),
     Layout("messages", ("messages",), conversation.messages, Conversation, ("tools",)),

@@ -62,7 +62,8 @@ class PromptRow:
 class PreferenceRow:
     """Two continuations of a prompt, the better one first; each begins with an assistant's message.
 
-    `margin` is by how much it is better, in the unit of the data; None where the data does not say.
+    `margin` is by how much it is better, in the unit of the data; None where the data does not say. `weight` is how
+    much the pair counts beside others.
     """
 
     prompt: Chat
@@ -70,6 +71,7 @@ class PreferenceRow:
     rejected: Chat
     margin: float | None = None
     tools: Tools | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
