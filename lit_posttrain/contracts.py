@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_posttrain.batches import Completion, Experience, Grade, Problem, PromptBatch, Request, Sampling
 from lit_posttrain.candidates import Candidate
 from lit_posttrain.errors import InputError
+from lit_posttrain.ledger import Spent
 
 Stats = dict[str, Tensor]
 Finished = Callable[[int, int, Completion], None]
@@ -113,6 +114,10 @@ class Grader(ABC):
     @abstractmethod
     def grade(self, items: Sequence[tuple[Problem, Completion]]) -> list[Grade]:
         """One grade per item, in order."""
+
+    def take_spent(self) -> Spent:
+        """FLOPs and positions of networks that graded in this process, since the last call; zero without any."""
+        return Spent()
 
     def close(self) -> None:
         """Ends worker processes, if there are any."""

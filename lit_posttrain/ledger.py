@@ -85,6 +85,15 @@ class Ledger:
         phase = self._open[-1]
         self.spent[phase] += Spent(0.0, flops, causal_flops, positions, generated_tokens, trained_tokens)
 
+    def book(self, spent: Spent) -> None:
+        """Books what was spent elsewhere, such as in another thread, under the innermost open phase.
+
+        Its seconds are left out: the phase has its own.
+        """
+        work = {f.name: getattr(spent, f.name) for f in fields(spent) if f.name != "seconds"}
+        if any(work.values()):
+            self.add(**work)
+
     def count_trained(self, tokens: int) -> None:
         """Counts tokens that a loss speaks of; always of the update phase."""
         self.spent[Phase.UPDATE].trained_tokens += tokens

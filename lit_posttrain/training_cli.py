@@ -277,7 +277,8 @@ def run(arguments: Sequence[str]) -> int:
             subclass_mode_data=True,
             save_config_callback=RunRecord,
             seed_everything_default=0,
-            trainer_defaults=TRAINER_DEFAULTS | {"callbacks": [ComputeMeter(), RunState(), Console(), SandboxTags()]},
+            trainer_defaults=TRAINER_DEFAULTS
+            | {"callbacks": [ComputeMeter(), RunState(), Console(), SandboxTags()]},
             auto_configure_optimizers=False,
             parser_class=Parser,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from lit_posttrain.batches import Completion, Grade, Problem
 from lit_posttrain.contracts import Grader
 from lit_posttrain.errors import InputError
+from lit_posttrain.ledger import Spent
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class WeightedSum(Grader):
         """One grade per item, in order; each part sees the whole list at once."""
         columns = [grader.grade(items) for grader in self.graders]
         return [self._sum(row) for row in zip(*columns, strict=True)]
+
+    def take_spent(self) -> Spent:
+        """What all parts took."""
+        return sum((grader.take_spent() for grader in self.graders), start=Spent())
 
     def close(self) -> None:
         """Closes every part."""

@@ -12,6 +12,7 @@ from lit_posttrain.contracts import Grader
 from lit_posttrain.errors import InputError
 from lit_posttrain.graders.score_reader import ScoreReader
 from lit_posttrain.graders.single import failed, ungraded
+from lit_posttrain.ledger import Spent
 from lit_posttrain.networks import stored_head
 
 
@@ -113,6 +114,10 @@ class RewardModel(Grader):
         fit = [ids for ids in read if isinstance(ids, list)]
         scores = iter(self._reader(fit, [[len(ids) - 1] for ids in fit]) if fit else [])
         return [ids if isinstance(ids, Grade) else self._graded(next(scores)[0]) for ids in read]
+
+    def take_spent(self) -> Spent:
+        """Of the reward model's forwards."""
+        return self._reader.take_spent()
 
     def _graded(self, scores: Tensor) -> Grade:
         parts = {"score_mean": float(scores.mean()), "score_spread": float(scores.std(correction=0))}

@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from lit_posttrain.collate import from_lists
+from lit_posttrain.ledger import Ledger, Phase, Spent
 from lit_posttrain.networks import CausalNetwork, NetworkConfig, build, stored_head
 from lit_posttrain.text import ChatText, load_text
 
@@ -27,7 +29,7 @@ class ScoreReader:
     def __init__(self, path: str, batch_tokens: int = 16_384, device: str = "cpu") -> None:
         self.settings = NetworkConfig(path=path, head=stored_head(path))
         self.batch_tokens, self.device = batch_tokens, device
-        self._lock = threading.RLock()
+        self._lock, self._ledger = threading.RLock(), Ledger()
         self._network: CausalNetwork | None = None
 
     @cached_property
@@ -53,6 +55,12 @@ class ScoreReader:
                 found.update(zip(rows, scores, strict=True))
         return [found[row] for row in range(len(ids))]
 
+    def take_spent(self) -> Spent:
+        """FLOPs and positions since the last call."""
+        with self._lock:
+            spent, self._ledger = self._ledger.spent[Phase.GRADING], Ledger()
+        return replace(spent, seconds=0.0)
+
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Rows of like lengths, as many as fit."""
         batches: list[list[int]] = []
@@ -68,6 +76,7 @@ class ScoreReader:
         at = torch.zeros(batch.input_ids.shape, dtype=torch.bool)
         for row, places in enumerate(ends):
             at[row, list(places)] = True
-        with torch.inference_mode():
-            scores = self.network.scores(batch.to(self.device), at.to(self.device))
+        network = self.network
+        with torch.inference_mode(), self._ledger.phase(Phase.GRADING):
+            scores = network.scores(batch.to(self.device), at.to(self.device), ledger=self._ledger)
         return list(scores.cpu().split([len(places) for places in ends]))

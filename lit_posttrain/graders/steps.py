@@ -12,6 +12,7 @@ from lit_posttrain.contracts import Grader, StepGrader
 from lit_posttrain.errors import InputError
 from lit_posttrain.graders.score_reader import ScoreReader
 from lit_posttrain.graders.single import failed, ungraded
+from lit_posttrain.ledger import Spent
 from lit_posttrain.networks import stored_head
 from lit_posttrain.objectives.steps import Aggregation, aggregation, solution_score
 from lit_posttrain.solution_steps import StepFormat, StepReader, TokenizedSolution
@@ -90,6 +91,10 @@ class ProcessRewardModel(StepGrader, Grader):
         read = [self._readable(problem, completion) for problem, completion in items]
         chances = iter(self._chances([one for one in read if isinstance(one, TokenizedSolution)]))
         return [one if isinstance(one, Grade) else self._grade(next(chances)) for one in read]
+
+    def take_spent(self) -> Spent:
+        """Of the reward model's forwards."""
+        return self._network.take_spent()
 
     def _readable(self, problem: Problem, completion: Completion) -> TokenizedSolution | Grade:
         """The ids of prompt and solution; a grade where they cannot be scored."""

@@ -71,7 +71,9 @@ def draw(
             with ledger.phase(Phase.ROLLOUT):
                 completions = engine.generate(ranks.share(asked), desk.take)
             with ledger.phase(Phase.GRADING):
-                return desk.answers(completions, deadline_s, patience)
+                answers = desk.answers(completions, deadline_s, patience)
+                ledger.book(grader.take_spent())
+                return answers
 
     return ranks.interleave(interruption.gather(work, ranks))
 

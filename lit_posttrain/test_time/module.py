@@ -145,6 +145,7 @@ class TestTimeModule(LightningModule):
         ]
         with self.ledger.phase(Phase.GRADING):
             grades = iter(self._graded(pairs))
+            self.ledger.book(self.grader.take_spent())
         answers = [
             [Answer(problem, completion, next(grades)) for completion in outcome.completions]
             for problem, outcome in zip(prompts.problems, outcomes, strict=True)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from fakes import TEXT, tiny, trainer
+from fakes import TEXT, DigitCount, grpo, prompt_data, tiny, trainer
 from reward_cases import data_of, reward
 
 from lit_posttrain.batches import Completion, Problem, StopReason, Verdict
@@ -8,7 +8,15 @@ from lit_posttrain.checkpoints.export import export
 from lit_posttrain.checkpoints.io import FolderIO
 from lit_posttrain.collate import from_lists
 from lit_posttrain.errors import InputError
-from lit_posttrain.graders import EnsembleMinimum, MeanLessSpread, RewardModel, grade_all
+from lit_posttrain.graders import (
+    EnsembleMinimum,
+    LengthWindow,
+    MeanLessSpread,
+    RewardModel,
+    WeightedSum,
+    grade_all,
+)
+from lit_posttrain.ledger import Ledger, Phase
 from lit_posttrain.networks import NetworkConfig, ScoreHead, build, last_tokens
 from lit_posttrain.text import load_text
 
@@ -100,3 +108,25 @@ def test_folder_without_a_head_is_refused(tmp_path):
 
 def test_no_items(folder):
     assert RewardModel(folder).grade([]) == []
+
+
+def test_what_grading_took_is_booked_once_and_under_its_phase(folder):
+    both = WeightedSum([RewardModel(folder), LengthWindow(), RewardModel(folder)], [1.0, 1.0, 1.0])
+    both.grade([(QUESTION, said("12"))])
+    network, expected = build(NetworkConfig(path=folder, head=ScoreHead(3))), Ledger()
+    batch = from_lists([[0] * 7], [[True] * 7], 0)  # 1+2=12 and the end
+    with torch.no_grad(), expected.phase(Phase.GRADING):
+        network.scores(batch, last_tokens(batch), ledger=expected)
+    ledger = Ledger()
+    with ledger.phase(Phase.GRADING):
+        ledger.book(both.take_spent())
+        ledger.book(both.take_spent())
+    assert ledger.spent[Phase.GRADING].flops == 2 * expected.spent[Phase.GRADING].flops > 0
+    assert ledger.spent[Phase.GRADING].positions == 14
+
+
+def test_a_rollout_books_its_graders(folder):
+    module = grpo(grader=WeightedSum([DigitCount(), RewardModel(folder, lowest=-1.0)], [1.0, 0.1]))
+    trainer(max_steps=1).fit(module, datamodule=prompt_data())
+    assert module.ledger.spent[Phase.GRADING].flops > 0
+    assert module.ledger.spent[Phase.GRADING].positions > 0
