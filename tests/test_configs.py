@@ -73,7 +73,8 @@ def checkpoint(root: Path) -> dict[str, Any]:
 def changed(content: dict[str, Any]) -> list[str]:
     """The parameters of a checkpoint that are not those of the network it started from."""
     start = build(NetworkConfig.from_dict(content["lit_posttrain"]["network"])).state_dict()
-    now = {key.removeprefix("policy."): value for key, value in content["state_dict"].items()}
+    stored = content["state_dict"].items()  # a reference that moved beside the policy
+    now = {key.removeprefix("policy."): value for key, value in stored if key.startswith("policy.")}
     return [key for key, value in now.items() if not torch.equal(value, start[key])]
 
 

@@ -143,14 +143,14 @@ def killed(run: Run) -> None:
     """
     whole = Run("iterative", run.seed, run.scale, run.policy, run.work)
     whole.finish()
-    wanted = run.work / run.label / f"step-{3 * run.steps // 2:08d}.ckpt" / "manifest.json"
+    wanted, last = f"step-{3 * run.steps // 2:08d}.ckpt", run.work / run.label / "last.ckpt"
     process = run.start()
-    while not wanted.exists() and process.poll() is None:
+    while last.resolve().name != wanted and process.poll() is None:
         time.sleep(0.05)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    print(f"killed after the checkpoint {wanted.parent.name}")
+    print(f"killed after the checkpoint {wanted}")
     run.finish()
     left, right = whole.weights(), run.weights()
     equal = left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)

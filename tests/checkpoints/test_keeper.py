@@ -259,8 +259,8 @@ class CutProbe(AccuracyProbe):
         if trainer.global_step == self.cut_at:
             self.cut_at, generate = None, module.engine.generate
 
-            def stop(requests):
-                generate(requests)
+            def stop(requests, finished=None):
+                generate(requests, finished)
                 raise Interrupted("SIGTERM")
 
             module.engine.generate = stop

@@ -53,9 +53,9 @@ class StepClock(pl.Callback):
         engine: Any = pl_module.engine
         generate = engine.generate
 
-        def timed(requests: Sequence[Any]) -> Any:
+        def timed(requests: Sequence[Any], finished: Any = None) -> Any:
             began = now()
-            drawn = generate(requests)
+            drawn = generate(requests, finished)
             tokens = sum(len(completion.tokens) for group in drawn for completion in group)
             self.draws.append(Draw(now() - began, tokens))
             return drawn
