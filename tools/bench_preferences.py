@@ -10,9 +10,10 @@ with the same settings. The figures are in docs/real_preferences.md.
 
 import argparse
 import logging
+import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,10 +58,8 @@ class Bench:
         """The implicit rewards of a policy, and the likelihoods under the network that it started from."""
 
         def measured() -> Margins:
-            policy, held = (
-                training.dpo_policy(self.model, table, plan, BETA).policy,
-                self._held_out(table, plan),
-            )
+            policy = training.dpo_policy(self.model, table, plan, BETA).policy
+            held = self._held_out(table, plan)
             start = held.margins(by_likelihood(build(NetworkConfig(path=str(self.model)))))
             after = held.margins(by_likelihood(policy))
             return {name: after - start, "likelihood before training": start}
@@ -84,7 +83,7 @@ class Bench:
 
     def once(self, key: str, measured: Callable[[], Margins]) -> Margins:
         """What is kept under this key, or is measured now."""
-        file = self.output / f"{key.replace(' ', '_')}.pt"
+        file = self.output / (re.sub(r"[^\w.]+", "_", key).strip("_") + ".pt")
         if not file.exists():
             began = time.process_time()
             torch.save(measured(), file)
@@ -105,32 +104,38 @@ def main() -> None:
     model = chosen.output / "model"
     if not model.exists():
         convert(chosen.data / "tinystories-llama", model)
+    plan = Plan(chosen.steps, chosen.max_tokens, seed=chosen.seed)
     bench = Bench(model, chosen.output)
     helpful = real_data.helpful(chosen.data, chosen.output / "helpful")
     polite = real_data.polite(chosen.data, chosen.output / "polite")
-    plan = Plan(chosen.steps, chosen.max_tokens, seed=chosen.seed)
-    found, of_polite = bench.baselines("helpful", helpful), bench.baselines("polite", polite)
-    report.show("helpful dialogues", found, helpful)
-    seed = chosen.seed
-    measures = {
-        "reward": lambda: bench.reward(
-            "reward model, pretrained", training.pretrained(model, seed), helpful, plan
-        ),
-        "random": lambda: bench.reward(
-            "reward model, random weights", training.random_weights(seed), helpful, plan
-        ),
-        "dpo": lambda: bench.dpo("DPO", helpful, replace(plan, steps=chosen.dpo_steps, rate=chosen.dpo_rate)),
+    of_dpo = replace(plan, steps=chosen.dpo_steps, rate=chosen.dpo_rate)
+    of_helpful(bench, helpful, plan, of_dpo, [name for name in chosen.models if name != "polite"])
+    if "polite" in chosen.models:
+        of_polite(bench, polite, replace(plan, steps=chosen.polite_steps))
+
+
+def of_helpful(bench: Bench, table: Table, plan: Plan, of_dpo: Plan, models: Sequence[str]) -> None:
+    """Baselines, reward models and DPO on the helpful dialogues; prints the table as it grows."""
+    starts = {
+        "reward": ("reward model, pretrained", training.pretrained(bench.model, plan.seed)),
+        "random": ("reward model, random weights", training.random_weights(plan.seed)),
     }
-    for name in chosen.models:
-        if name == "polite":
-            of_polite |= bench.dpo("polite DPO", polite, replace(plan, steps=chosen.polite_steps))
-            report.show("polite answers", of_polite, polite)
-            print(f"held-out loss {report.pair_loss(of_polite['polite DPO'], BETA):.3f}")
-        else:
-            found |= measures[name]()
-            report.show("helpful dialogues", found, helpful)
-        if "DPO" in found:
-            print(f"held-out loss of DPO {report.pair_loss(found['DPO'], BETA):.3f}", flush=True)
+    found = bench.baselines("helpful", table)
+    for name in models:
+        if name in starts:
+            found |= bench.reward(*starts[name], table, plan)
+        elif name == "dpo":
+            found |= bench.dpo("DPO", table, of_dpo)
+        report.show("helpful dialogues", found, table)
+    if "dpo" in models:
+        print(f"\nheld-out loss of DPO {report.pair_loss(found['DPO'], BETA):.3f}", flush=True)
+
+
+def of_polite(bench: Bench, table: Table, plan: Plan) -> None:
+    """Baselines and DPO on the polite answers."""
+    found = bench.baselines("polite", table) | bench.dpo("polite DPO", table, plan)
+    report.show("polite answers", found, table)
+    print(f"\nheld-out loss of DPO {report.pair_loss(found['polite DPO'], BETA):.3f}")
 
 
 def _arguments() -> argparse.Namespace:

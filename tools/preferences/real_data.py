@@ -63,7 +63,9 @@ def _split(
         splits[name].append(json.dumps(row))
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in splits.items():
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        file, content = folder / f"{name}.jsonl", "\n".join(lines) + "\n"
+        if not file.exists() or file.read_text(encoding="utf-8") != content:  # another seed may be reading it
+            file.write_text(content, encoding="utf-8")
     return Table(
         str(folder), layout=layout, quarantine=QuarantineSettings(BROKEN, folder=str(folder / "broken"))
     )
