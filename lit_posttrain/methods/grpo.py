@@ -16,7 +16,8 @@ from lit_posttrain.keys import digest
 from lit_posttrain.ledger import Phase
 from lit_posttrain.methods.base import PostTrainModule
 from lit_posttrain.methods.rollout_metrics import rollout_metrics
-from lit_posttrain.methods.teaching import Teacher, check_vocabulary
+from lit_posttrain.methods.teaching import Teacher
+from lit_posttrain.methods.vocabulary import check_vocabulary
 from lit_posttrain.networks import CausalNetwork, NetworkConfig, disable_dropout, place, token_logprobs
 from lit_posttrain.objectives.advantages import GroupAdvantage, informative_groups
 from lit_posttrain.objectives.kl import k1, k3
@@ -128,7 +129,12 @@ class GRPOModule(PostTrainModule):
         if self.kl_weight > 0 and self.network.adaptation is None and "reference" not in self._modules:
             self.reference = self._frozen(self.network)
         if self.teaching is not None and "teacher" not in self._modules:
-            check_vocabulary(self.teaching.network, self.text)
+            check_vocabulary(
+                self.teaching.network,
+                self.text,
+                role="teacher",
+                instead="distil from a pool of its answers (`predict`, then the source Pool)",
+            )
             self.teacher = self._frozen(self.teaching.network)
 
     def _frozen(self, settings: NetworkConfig) -> CausalNetwork:

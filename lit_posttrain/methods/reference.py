@@ -10,7 +10,8 @@ from torch import nn
 from lit_posttrain.errors import InputError
 from lit_posttrain.methods.base import PostTrainModule
 from lit_posttrain.methods.held_weights import HeldWeights
-from lit_posttrain.methods.references import AsDrawn, Fixed, ReferencePolicy, check_vocabulary
+from lit_posttrain.methods.references import AsDrawn, Fixed, ReferencePolicy
+from lit_posttrain.methods.vocabulary import check_vocabulary
 from lit_posttrain.networks import CausalNetwork, NetworkConfig, disable_dropout, place
 from lit_posttrain.rollouts.provenance import policy_digest
 
@@ -41,7 +42,12 @@ class Reference(nn.Module):
         self._second: tuple[CausalNetwork, ...] = ()  # a tuple is no submodule, whose weights would be stored
         self.held = HeldWeights(module.policy) if settings.moves else None
         if isinstance(settings, Fixed) and settings.network is not None:
-            check_vocabulary(settings.network, module.text)
+            check_vocabulary(
+                settings.network,
+                module.text,
+                role="reference",
+                instead="a loss without one (SimPO, ORPO)",
+            )
         _check_dtype(settings, module)
 
     @contextmanager

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lit_posttrain.errors import InputError
-from lit_posttrain.networks import NetworkConfig, read_config
-from lit_posttrain.text import ChatText, TextConfig, load_text
+from lit_posttrain.networks import NetworkConfig
 
 
 class ReferencePolicy(ABC):
@@ -125,30 +124,3 @@ class MovingAverage(ReferencePolicy):
     def share_at_round(self, number: int) -> float:
         """0."""
         return 0.0
-
-
-def check_vocabulary(reference: NetworkConfig, text: ChatText) -> None:
-    """Refuses a reference whose token ids mean something else.
-
-    A network from a config has no tokenizer of its own: there only its number of embeddings is compared.
-
-    Raises:
-        InputError: naming how many tokens differ.
-    """
-    have, need = int(read_config(reference).vocab_size), text.highest_id + 1
-    if have < need:
-        raise InputError(
-            f"the reference has embeddings for {have} tokens and the policy's tokenizer writes ids up to {need - 1}; "
-            "give a reference with the policy's vocabulary"
-        )
-    if reference.path is None:
-        return
-    theirs = set(load_text(TextConfig(path=reference.path)).tokenizer.get_vocab().items())
-    ours = set(text.tokenizer.get_vocab().items())
-    different = sorted({token for token, _ in ours ^ theirs})
-    if different:
-        raise InputError(
-            f"the reference {reference.path!r} has another vocabulary than the policy: {len(different)} tokens "
-            f"differ, such as {different[:3]}; its log-probs would be of other texts. Give a reference with the same "
-            "tokenizer, or a loss without one (SimPO, ORPO)"
-        )

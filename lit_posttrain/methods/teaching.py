@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 
 from lit_posttrain.contracts import Distillation
 from lit_posttrain.errors import InputError
-from lit_posttrain.networks import NetworkConfig, read_config
+from lit_posttrain.networks import NetworkConfig
 from lit_posttrain.objectives.distillation import ReverseKLAdvantage
-from lit_posttrain.text import ChatText, TextConfig, load_text
 
 
 @dataclass(frozen=True)
@@ -32,30 +31,3 @@ class Teacher:
             raise InputError(
                 f"reward_weight must not be negative (got {self.reward_weight}); it would reward wrong answers"
             )
-
-
-def check_vocabulary(teacher: NetworkConfig, text: ChatText) -> None:
-    """Refuses a teacher whose token ids mean something else.
-
-    A network from a config has no tokenizer of its own: there only its number of embeddings is compared.
-
-    Raises:
-        InputError: naming how many tokens differ.
-    """
-    have, need = int(read_config(teacher).vocab_size), text.highest_id + 1
-    if have < need:
-        raise InputError(
-            f"the teacher has embeddings for {have} tokens and the policy's tokenizer writes ids up to {need - 1}; "
-            "give a teacher with the policy's vocabulary"
-        )
-    if teacher.path is None:
-        return
-    theirs = load_text(TextConfig(path=teacher.path)).tokenizer.get_vocab()
-    ours = text.tokenizer.get_vocab()
-    different = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
-    if different:
-        raise InputError(
-            f"the teacher {teacher.path!r} has another vocabulary than the policy: {len(different)} tokens differ, "
-            f"such as {different[:3]}; on-policy distillation compares probabilities token by token. Give a teacher "
-            "with the same tokenizer, or distil from a pool of its answers (`predict`, then the source Pool)"
-        )
