@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
+import torch
 import transformers
 import yaml
 from jsonargparse import Namespace
@@ -288,7 +289,14 @@ def run(arguments: Sequence[str]) -> int:
         if PostTrainCLI.latest is not None and PostTrainCLI.latest.was_interrupted():
             return PostTrainCLI.latest.leave(arguments)
         raise
+    close_connections()
     return 0
+
+
+def close_connections() -> None:
+    """Leaves the other processes of a run that is done; their threads could abort the interpreter's end."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def cause(error: ValueError) -> ValueError:
