@@ -116,13 +116,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """One generated answer: `tokens (T,)` int64 with the end token where one was drawn, and
-    `logprobs (T,)` float32, the nats of each under the distribution it was drawn from."""
+    """One generated answer.
+
+    `tokens (T,)` int64 with the end token where one was drawn; `logprobs (T,)` float32, the nats of each under the
+    distribution it was drawn from; `injected (T,)` bool, tokens that were put there and not drawn, whose log-prob is
+    0; None where all were drawn.
+    """
 
     tokens: Tensor
     logprobs: Tensor
     stop: StopReason
     text: str
+    injected: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,8 @@ class Grade:
 
     `reward` is None when it could not be graded for a reason that is not the model's: such a sample is
     masked, counted and kept out of every mean. `correct` is None where right and wrong do not apply.
-    `answer_key` is the canonical form of the stated answer, for voting.
+    `answer_key` is the canonical form of the stated answer, for voting. `steps` are rewards of parts of the
+    completion: the number of characters of its text up to the end of the part, and the reward.
     """
 
     reward: float | None
@@ -140,6 +146,7 @@ class Grade:
     parts: Mapping[str, float] = field(default_factory=dict)
     answer_key: str | None = None
     note: str = ""
+    steps: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -211,9 +218,11 @@ class Experience(TokenBatch):
     """Graded completions as tensors: what PPO and GRPO learn from.
 
     Per token (B, T), float32: `sampled_logprobs` (engine) and `old_logprobs` (trainer, at collection), in nats;
-    `advantages`; optional `reference_logprobs` and `teacher_logprobs`. Per sequence (S,): `rewards`; `graded`
-    bool; `group` int64, which problem of the batch; `stop` int64, index into `list(StopReason)`;
-    `policy_version` int64.
+    `advantages`; optional `reference_logprobs` and `teacher_logprobs`, `token_rewards` (of steps, at the last token
+    of each, without the reward of the whole) and `step_ends` (bool, where such a token is), `values` (V before token
+    t) and `returns` (what V is to become). Per sequence (S,): `rewards`; `graded` bool; `group` int64, which problem
+    of the batch; `stop` int64, index into `list(StopReason)`; `policy_version` int64; `counted` bool, whether its
+    tokens have a weight in the loss, all of them where it is None.
     `temperature` is the sampling temperature, applied again whenever log-probs are recomputed.
     """
 
@@ -222,11 +231,16 @@ class Experience(TokenBatch):
     advantages: Tensor = token_field()
     reference_logprobs: Tensor | None = token_field()
     teacher_logprobs: Tensor | None = token_field()
+    token_rewards: Tensor | None = token_field()
+    step_ends: Tensor | None = token_field()
+    values: Tensor | None = token_field()
+    returns: Tensor | None = token_field()
     rewards: Tensor = sequence_field()
     graded: Tensor = sequence_field()
     group: Tensor = sequence_field()
     stop: Tensor = sequence_field()
     policy_version: Tensor = sequence_field()
+    counted: Tensor | None = sequence_field()
     temperature: float = 1.0
 
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -17,11 +17,54 @@ Finished = Callable[[int, int, Completion], None]
 
 
 class Advantage(ABC):
-    """Turns the rewards of a batch of groups into one advantage per completion."""
+    """Turns the rewards of a batch of groups into one advantage per completion.
+
+    `needs_group` says whether completions are compared with others of the same problem; `parts` names the parts of
+    the reward that it wants apart, in the order of K; none: the reward itself (K = 1).
+    """
+
+    needs_group: ClassVar[bool] = True
+    parts: tuple[str, ...] = ()
 
     @abstractmethod
     def __call__(self, parts: Tensor, graded: Tensor) -> Tensor:
         """Advantages (P, G) from reward parts (P, G, K) and `graded` (P, G) bool; 0 where not graded."""
+
+    @abstractmethod
+    def informative(self, parts: Tensor, graded: Tensor) -> Tensor:
+        """Groups (P,) bool in which an advantage other than 0 is possible; exact, not by a tolerance."""
+
+
+class TokenAdvantage(ABC):
+    """Turns the rewards of steps and completions into an advantage of each token."""
+
+    needs_group: ClassVar[bool] = True
+    parts: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __call__(self, experience: Experience) -> Tensor:
+        """Advantages (B, T), 0 outside the mask, of a whole rollout with one sequence per row."""
+
+    @abstractmethod
+    def informative(self, groups: Sequence[Sequence[Grade]]) -> Tensor:
+        """Groups (P,) bool in which an advantage other than 0 is possible."""
+
+
+class Returns(ABC):
+    """Turns rewards of tokens into advantages of tokens.
+
+    `needs_values` says whether a value network must give V before each token.
+    """
+
+    needs_values: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(self, rewards: Tensor, values: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages and returns, both (B, T), 0 outside the mask, of one sequence per row.
+
+        `rewards`, `values` (B, T); `mask` (B, T) bool, the model's tokens; those between them were injected and are
+        passed over.
+        """
 
 
 class PolicyLoss(ABC):
@@ -30,6 +73,44 @@ class PolicyLoss(ABC):
     @abstractmethod
     def __call__(self, logprobs: Tensor, experience: Experience) -> tuple[Tensor, Stats]:
         """Token losses (B, T) from `logprobs` (B, T, nats; the only graph), and per-token statistics (B, T)."""
+
+
+class Correction(ABC):
+    """Factors on the policy loss for what the sampling engine and the trainer disagree on, without a gradient."""
+
+    @abstractmethod
+    def __call__(self, experience: Experience) -> tuple[Tensor, Stats]:
+        """Factors (B, T) from `old_logprobs` and `sampled_logprobs`, and per-token statistics (B, T)."""
+
+
+class KLEstimator(ABC):
+    """An estimate of KL(policy || reference) from the policy's own tokens, in nats, spread over them."""
+
+    @abstractmethod
+    def __call__(self, logprobs: Tensor, reference: Tensor, experience: Experience) -> Tensor:
+        """(B, T), 0 outside the mask, with the gradient that it has as a loss.
+
+        `logprobs` and `reference` are (B, T).
+        """
+
+
+class KLCoefficient(ABC):
+    """The weight of a KL, which may change from rollout to rollout."""
+
+    @abstractmethod
+    def first(self) -> float:
+        """The weight of the first rollout."""
+
+    @abstractmethod
+    def next(self, value: float, *, kl_nats: float, completions: int, step: int) -> float:
+        """The weight of the next rollout, after one at weight `value`.
+
+        Args:
+            value: The weight until now.
+            kl_nats: The KL of a completion that was measured, the sum over its tokens, as a mean.
+            completions: How many that mean is of.
+            step: Optimiser steps before the next rollout.
+        """
 
 
 class Distillation(ABC):
@@ -230,11 +311,42 @@ class Reuse:
     epochs: int = 1
     minibatches: int = 1
 
+    @property
+    def steps(self) -> int:
+        """Optimiser steps that one rollout gives."""
+        return self.epochs * self.minibatches
+
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.minibatches < 1:
             raise InputError(
                 f"reuse needs epochs >= 1 and minibatches >= 1 (got {self.epochs}, {self.minibatches})"
             )
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How a problem went in one rollout: completions that are known to be right or wrong, and right ones."""
+
+    uid: str
+    judged: int
+    correct: int
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a rollout gave: the experience worth learning from (None where there is no signal), and
+    how each problem went."""
+
+    experience: Experience | None
+    attempts: tuple[Attempt, ...] = ()
+
+
+class Curriculum(ABC):
+    """Which problems stay in training, judged by how they went when they were last drawn."""
+
+    @abstractmethod
+    def keeps(self, attempt: Attempt) -> bool:
+        """Whether a problem is drawn again after this attempt; one that is not never comes back."""
 
 
 @runtime_checkable
@@ -245,12 +357,20 @@ class OnlineMethod(Protocol):
     weighting: TokenWeights
     needs_scoring: bool
 
-    def collect(self, prompts: PromptBatch, index: int) -> Experience | None:
-        """The experience worth learning from, of the prompt batch number `index`; None where there is no signal."""
+    def collect(self, prompts: PromptBatch, index: int) -> Collected:
+        """Draws, grades and keeps what is worth learning from, of the prompt batch number `index`."""
         ...
 
     def score(self, experience: Experience) -> None:
-        """Fills the trainer's old and the reference's log-probs of a micro-batch, in place."""
+        """Fills the trainer's old and the reference's log-probs, and values, of a micro-batch, in place."""
+        ...
+
+    def settle(self, experience: Experience) -> None:
+        """Fills advantages and returns of a whole rollout that has been scored, in place; the same on all ranks."""
+        ...
+
+    def record(self, values: Mapping[str, float]) -> None:
+        """Logs values at the current optimiser step."""
         ...
 
     def stop(self, reason: str) -> None:

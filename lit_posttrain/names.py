@@ -1,6 +1,7 @@
 """The metric vocabulary: every logged name is `area/quantity_unit` and stands here.
 
-`reward/<part>` is open, since graders name their own parts. Nothing logs a name outside this list.
+`reward/<part>` and `reward/<part>_standard_deviation` are open, since graders name their own parts. Nothing logs a
+name outside this list.
 """
 
 import re
@@ -9,12 +10,19 @@ METRICS: dict[str, str] = {
     # one optimiser step of training
     "train/loss": "loss of the optimiser step, as minimised",
     "train/learning_rate": "learning rate of the first parameter group",
-    "train/gradient_norm": "norm of the gradient before clipping",
+    "train/gradient_norm": "norm of the gradient before clipping; `_<part>` of a part of the policy, or of a network",
     "train/skipped_steps": "optimiser steps without any signal, so far",
     "train/tokens": "tokens with a weight in this optimiser step",
     "train/negative_log_likelihood_nats": "mean over the tokens of this optimiser step",
     # one rollout
     "rollout/length_mean_tokens": "mean completion length",
+    "rollout/length_min_tokens": "length of the shortest completion",
+    "rollout/length_max_tokens": "length of the longest completion",
+    "rollout/finished_length_mean_tokens": "mean length of completions that ended by themselves",
+    "rollout/finished_length_min_tokens": "length of the shortest of them",
+    "rollout/finished_length_max_tokens": "length of the longest of them",
+    "rollout/interrupted_fraction": "share of completions that were interrupted and asked for the answer",
+    "rollout/effective_samples": "(sum |a|)^2 / sum a^2 of the advantages: samples of equal pull that say as much",
     "rollout/truncated_fraction": "share of completions cut at the length limit",
     "rollout/solve_all_fraction": "share of groups in which every answer has the same highest reward",
     "rollout/solve_none_fraction": "share of groups in which every answer has the same lower reward",
@@ -25,8 +33,16 @@ METRICS: dict[str, str] = {
     "rollout/paired_fraction": "share of problems whose completions gave a pair",
     "rollout/tied_fraction": "share of problems whose graded completions have one and the same reward, or are too few",
     "rollout/problems": "problems drawn so far",
+    "rollout/refill_draws": "prompt batches that were drawn for a rollout",
+    "rollout/queued_rollouts": "rollouts drawn ahead that wait behind the one that is begun",
+    "rollout/policy_version": "optimiser steps behind the policy that drew the rollout that is begun",
+    "rollout/retired_problems": "problems that have left training for good, so far",
+    "rollout/pass_rate_hard_fraction": "share of right completions, of problems last solved in less than a third",
+    "rollout/pass_rate_middle_fraction": "the same of problems last solved in a third to two thirds",
+    "rollout/pass_rate_easy_fraction": "the same of problems last solved in more than two thirds",
     "reward/mean": "mean reward of the graded completions of a rollout",
     "reward/standard_deviation": "standard deviation of the rewards of a rollout",
+    "reward/group_standard_deviation": "mean over groups of the unbiased standard deviation of their rewards",
     "reward/correct_fraction": "share of graded completions that are correct",
     # the policy against its older selves
     "policy/entropy_nats": "minus the mean log-probability of sampled tokens",
@@ -35,9 +51,27 @@ METRICS: dict[str, str] = {
     "policy/clipped_low_fraction": "share of tokens held by the lower clip bound",
     "policy/clipped_high_fraction": "share of tokens held by the upper clip bound",
     "policy/kl_reference_nats": "mean per-token KL to the reference, k3 estimate",
+    "policy/kl_completion_nats": "mean log-ratio of a rollout's completions to the reference, sum over tokens (k1)",
+    "policy/kl_weight": "weight of the KL to the reference",
+    "policy/entropy_weight": "weight of the entropy bonus",
+    "policy/reference_version": "how often the policy's weights have joined the reference",
     "policy/kl_teacher_nats": "mean per-token log-ratio to the teacher (k1 estimate of the reverse KL)",
     "policy/kl_old_nats": "mean per-token KL to the policy that drew the rollout, k3 estimate",
     "policy/engine_gap_nats": "mean |log-prob of trainer - log-prob of engine| of sampled tokens",
+    "policy/engine_gap_nats_max": "the largest such difference of the step",
+    "policy/correction_mean": "mean factor on the policy loss for the gap between engine and trainer",
+    "policy/correction_min": "smallest ratio of trainer to engine of the step, before it is cut",
+    "policy/correction_max": "largest ratio of trainer to engine of the step, before it is cut",
+    "policy/correction_cut_fraction": "share of tokens whose ratio is capped or left out",
+    "policy/staleness_versions": "optimiser steps between the policy that is trained and the one that drew, mean",
+    "policy/staleness_versions_max": "the most of them",
+    "policy/loss": "mean token loss of the policy, values apart",
+    # the value network
+    "value/loss": "mean loss of values of tokens, half the squared error",
+    "value/clipped_fraction": "share of tokens whose value loss is held by the clip",
+    "value/explained_variance": "1 - variance of (return - value) over that of the returns, at collection",
+    "value/mean": "mean value of a rollout's tokens at collection",
+    "value/return_mean": "mean return of a rollout's tokens",
     # preferences
     "preference/reward_chosen": "reward of the chosen sides: the score, or the implicit one, times beta",
     "preference/reward_rejected": "the same of the rejected sides",
@@ -56,7 +90,6 @@ METRICS: dict[str, str] = {
     "preference/drift_chosen_nats": "log-prob per token of the chosen sides, policy minus reference",
     "preference/drift_rejected_nats": "the same of the rejected sides",
     "preference/kl_mismatched_nats": "mean log-ratio to the reference of completions behind prompts not their own",
-    "preference/reference_version": "how often the policy's weights have joined the reference",
     # validation
     "val/loss": "loss on held-out data; of supervised training, mean negative log-likelihood of answer tokens",
     "val/replay_loss": "mean negative log-likelihood of held-out rows that are replayed",
@@ -105,6 +138,9 @@ METRICS: dict[str, str] = {
     "scurve/truncated_fraction": "share of samples cut at the length limit",
     "scurve/length_mean_tokens": "mean length of the samples",
     "scurve/entropy_nats": "minus the mean log-probability of sampled tokens",
+    "scurve/kl_start_nats": "KL to the policy at the start of the run: mean log-ratio of a sample, sum over its tokens",
+    "scurve/kl_start_standard_error": "its standard error for new problems",
+    "scurve/kl_start_nats_per_token": "the same KL per sampled token",
     "scurve/device_seconds": "compute axis: time/device_seconds at this point",
     "scurve/device_hours": "compute axis: device-hours at this point",
     "scurve/flops": "compute axis: compute/total_flops at this point",
@@ -126,6 +162,7 @@ METRICS: dict[str, str] = {
 
 OPEN = re.compile(
     r"reward/[a-z0-9_]+|(scurve|test_time)/(pass|majority)_at_[0-9]+(_standard_error)?|grading/[a-z0-9_]+_fraction"
+    r"|train/gradient_norm_[a-z_]+"
 )
 
 

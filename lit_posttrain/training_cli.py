@@ -30,7 +30,14 @@ import lit_posttrain.data.sources
 import lit_posttrain.graders
 import lit_posttrain.methods
 import lit_posttrain.objectives.advantages
+import lit_posttrain.objectives.corrections
+import lit_posttrain.objectives.kl
+import lit_posttrain.objectives.kl_coefficients
+import lit_posttrain.objectives.part_advantages
 import lit_posttrain.objectives.policy
+import lit_posttrain.objectives.policy_gradient
+import lit_posttrain.objectives.process_advantages
+import lit_posttrain.objectives.returns
 import lit_posttrain.objectives.weights  # noqa: F401 (imported so that YAML finds them by short name)
 from lit_posttrain.checkpoints.keeper import CheckpointKeeper, use_folders
 from lit_posttrain.checkpoints.preemption import Preemption, requeue
@@ -46,7 +53,7 @@ from lit_posttrain.tracking.console import Console
 from lit_posttrain.tracking.mlflow import JournaledMLflowLogger  # noqa: F401
 from lit_posttrain.tracking.probe import AccuracyProbe
 from lit_posttrain.tracking.sandbox_tags import SandboxTags
-from lit_posttrain.tracking.stopping import EarlyStopOnProbe  # noqa: F401
+from lit_posttrain.tracking.stopping import EarlyStopOnProbe, StopAtCompute  # noqa: F401
 from lit_posttrain.tracking.transcripts import Transcripts  # noqa: F401
 
 log = logging.getLogger(__name__)

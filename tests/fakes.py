@@ -7,10 +7,12 @@ import lightning.pytorch as pl
 import torch
 
 from lit_posttrain.batches import Grade, Problem, PromptBatch, Sampling, Verdict
-from lit_posttrain.contracts import Grader, ProblemSource
+from lit_posttrain.contracts import Grader, ProblemSource, Reuse
 from lit_posttrain.data import PromptData
 from lit_posttrain.methods import GRPOModule
-from lit_posttrain.methods.grpo import Rollouts
+from lit_posttrain.methods.ppo import PPOModule
+from lit_posttrain.methods.rollouts import Rollouts
+from lit_posttrain.methods.terms import KLInLoss, Terms
 from lit_posttrain.networks import NetworkConfig
 from lit_posttrain.text import TextConfig
 
@@ -71,10 +73,27 @@ class DigitCount(Grader):
 def grpo(
     network: NetworkConfig | None = None, *, group_size: int = 4, temperature: float = 1.0, **arguments: Any
 ):
-    """A GRPO module on the tiny network, learning by plain SGD."""
+    """A GRPO module on the tiny network, learning by plain SGD; `kl_weight` puts a KL into its loss."""
+    return _online(GRPOModule, network, group_size, temperature, arguments)
+
+
+def ppo(
+    network: NetworkConfig | None = None, *, group_size: int = 2, temperature: float = 1.0, **arguments: Any
+):
+    """A PPO module on the tiny network, learning by plain SGD, one step a rollout unless told otherwise."""
+    arguments.setdefault("reuse", Reuse())
+    return _online(PPOModule, network, group_size, temperature, arguments)
+
+
+def _online(
+    kind: Any, network: NetworkConfig | None, group_size: int, temperature: float, arguments: dict[str, Any]
+):
     rollouts = arguments.pop("rollouts", {})
+    weight = arguments.pop("kl_weight", 0.0)
+    if weight:
+        arguments["terms"] = Terms(kl=KLInLoss(weight))
     arguments.setdefault("optimizer", lambda p: torch.optim.SGD(p, lr=0.1))
-    return GRPOModule(
+    return kind(
         network or tiny(),
         arguments.pop("grader", DigitCount()),
         TEXT,

@@ -85,10 +85,10 @@ def test_one_message_and_nothing_left_behind(case, folder, capsys):
 
 def test_a_mistyped_key_in_the_file(folder, capsys):
     wrong = CONFIG | {
-        "model": CONFIG["model"] | {"init_args": CONFIG["model"]["init_args"] | {"kl_wieght": 0.1}}
+        "model": CONFIG["model"] | {"init_args": CONFIG["model"]["init_args"] | {"advantge": None}}
     }
     Path("config.yaml").write_text(yaml.safe_dump(wrong))
-    assert "did you mean kl_weight?" in refused([], capsys)
+    assert "did you mean advantage?" in refused([], capsys)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ CONFIGS = ROOT / "configs"
 EVERY = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 OVERLAYS = [name for name in EVERY if name.startswith("shared/")]
 SMOKE = [name for name in EVERY if name.startswith("smoke/")]
-LARGE = [name for name in EVERY if name.startswith(("sft/gsm8k", "grpo/gsm8k"))]
+LARGE = [name for name in EVERY if "gsm8k" in name and name.startswith(("sft/gsm8k", "grpo/", "ppo/"))]
 RUNNABLE = [name for name in EVERY if name not in OVERLAYS]
 MOST_LINES = 60
 
@@ -200,6 +200,12 @@ def shrunk(config: dict[str, Any], model: Path, data: Path) -> dict[str, Any]:
     for part in (config["model"]["init_args"].get("rollouts"), probe):
         if part is not None and "sampling" in part:
             part["sampling"]["max_new_tokens"] = 3
+    rollouts = config["model"]["init_args"].get("rollouts", {})
+    if "overlong" in rollouts:
+        rollouts["sampling"]["max_new_tokens"] = 4
+        rollouts["overlong"]["init_args"] = {"text": "=", "after_tokens": [1, 2], "answer_tokens": 1}
+    if "value" in config["model"]["init_args"]:
+        config["model"]["init_args"]["value"]["warmup_steps"] = 0
     if "problems_per_rollout" in config["data"]["init_args"]:
         config["data"]["init_args"]["problems_per_rollout"] = 8
     else:

@@ -12,17 +12,15 @@ its last checkpoint. The figures are in docs/preferences.md.
 """
 
 import argparse
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import torch
+from curve_runs import CurveRun
 
 from lit_posttrain.checkpoints import folder, recovery
 
@@ -55,8 +53,9 @@ class Run:
         """Of each third of the run."""
         return max(1, round(STEPS * self.scale))
 
-    def command(self) -> list[str]:
-        """That starts it, or lets it go on."""
+    @property
+    def curve(self) -> CurveRun:
+        """The run as a process."""
         kind = self.kind.removesuffix("-plain")
         rounds, between = {
             "one-shot": (1, 1),
@@ -75,44 +74,15 @@ class Run:
             "data.rounds.batch_pairs": PAIRS,
             "data.rounds.steps": ROUNDS * self.steps // rounds,
             "trainer.max_steps": ROUNDS * self.steps,
-            "trainer.logger.init_args.root": self.work / "runs",
-            "trainer.logger.init_args.run_name": self.label,
-            "trainer.logger.init_args.upload": "false",
-            "checkpoint.dirpath": self.work / self.label,
             "checkpoint.every_n_train_steps": max(1, self.steps // 2),
         }
         if self.kind.endswith("-plain"):
             options |= {"model.schedule.shape": "constant", "model.loss": "Sigmoid"}
-        command = [sys.executable, "-m", "lit_posttrain", "fit", "--config", CONFIG]
-        command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        return command + (["--ckpt_path", "last"] if (self.work / self.label / "last.ckpt").exists() else [])
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """As a process of its own, whose group can be killed."""
-        self.work.mkdir(parents=True, exist_ok=True)
-        with (self.work / f"{self.label}.log").open("ab") as log:
-            return subprocess.Popen(self.command(), stdout=log, stderr=log, start_new_session=True)
-
-    def finish(self) -> None:
-        """Runs it, unless it is done."""
-        if not self.done():
-            process = self.start()
-            if process.wait() != 0:
-                raise RuntimeError(f"the run {self.label} failed; see {self.work / self.label}.log")
-
-    def done(self) -> bool:
-        """Whether its last step was probed."""
-        told = self.points()
-        return bool(told) and told[-1]["step"] == ROUNDS * self.steps
+        return CurveRun(self.label, self.work, [CONFIG], options, ("step", ROUNDS * self.steps))
 
     def points(self) -> list[dict[str, float]]:
         """The probes by step."""
-        found: dict[int, dict[str, float]] = {}
-        for journal in sorted((self.work / "runs").glob(f"*/{self.label}/journal.jsonl")):
-            for record in map(json.loads, journal.read_text().splitlines()):
-                if "scurve/accuracy" in record.get("values", {}):
-                    found[record["step"]] = record["values"]
-        return [{"step": float(step), **found[step]} for step in sorted(found)]
+        return self.curve.points()
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Those of the last checkpoint, of the reference too."""
@@ -142,16 +112,16 @@ def killed(run: Run) -> None:
         SystemExit: if they differ.
     """
     whole = Run("iterative", run.seed, run.scale, run.policy, run.work)
-    whole.finish()
+    whole.curve.finish()
     wanted, last = f"step-{3 * run.steps // 2:08d}.ckpt", run.work / run.label / "last.ckpt"
-    process = run.start()
+    process = run.curve.start()
     while last.resolve().name != wanted and process.poll() is None:
         time.sleep(0.05)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     print(f"killed after the checkpoint {wanted}")
-    run.finish()
+    run.curve.finish()
     left, right = whole.weights(), run.weights()
     equal = left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
     print(f"weights of policy and reference at the end: {'equal in every bit' if equal else 'DIFFERENT'}")
@@ -211,7 +181,7 @@ def main() -> None:
         Run(kind, seed, *common) for seed in range(chosen.seeds) for kind in chosen.kinds if kind != "killed"
     ]
     for run in runs:
-        run.finish()
+        run.curve.finish()
         print(told(run), flush=True)
     for run in runs:
         if run.kind == "iterative":

@@ -18,7 +18,7 @@ from lit_posttrain.data import ChatData, PromptData
 from lit_posttrain.data.sources import Arithmetic
 from lit_posttrain.graders.single import SingleGrader, failed
 from lit_posttrain.methods import GRPOModule, SFTModule
-from lit_posttrain.methods.grpo import Rollouts
+from lit_posttrain.methods.rollouts import Rollouts
 from lit_posttrain.networks import NetworkConfig
 from lit_posttrain.text import TextConfig
 from lit_posttrain.tracking.compute import ComputeMeter

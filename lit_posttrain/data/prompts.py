@@ -1,20 +1,21 @@
 """Problems for online methods, probes and test-time compute."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import torch
 
 from lit_posttrain.batches import Problem, PromptBatch, Sampling
-from lit_posttrain.contracts import OnlineMethod, ProblemSource, PromptSource
+from lit_posttrain.contracts import Curriculum, OnlineMethod, ProblemSource, PromptSource
 from lit_posttrain.data.chat import text_of
+from lit_posttrain.data.collecting import Collector
+from lit_posttrain.data.problem_order import ProblemOrder
+from lit_posttrain.data.refill import DynamicSampling
 from lit_posttrain.data.report import check_lengths, entry, report
 from lit_posttrain.data.steps import Cut
 from lit_posttrain.data.stream import ExperienceStream
 from lit_posttrain.errors import InputError
-from lit_posttrain.keys import digest
 from lit_posttrain.ranks import Ranks
 from lit_posttrain.text import ChatText
 
@@ -49,6 +50,10 @@ class PromptData(pl.LightningDataModule, PromptSource):
         seed: Of the order of problems.
         text: Tokenizer and template; those of the module by default.
         predict_split: The split that `predict` answers; `train` for a pool to learn from.
+        curriculum: Which problems stay in training, such as NoPositiveResampling; all by default.
+        refill: Draws further prompt batches until a rollout has `problems_per_rollout` groups with a signal.
+        staleness: By how many optimiser steps a rollout's policy is older than the one that begins to learn from
+            it; 0 draws each rollout when it is needed. In the first steps of a run there is less to be older than.
     """
 
     def __init__(
@@ -65,12 +70,19 @@ class PromptData(pl.LightningDataModule, PromptSource):
         seed: int = 0,
         text: ChatText | None = None,
         predict_split: Literal["train", "validation", "test"] = "test",
+        curriculum: Curriculum | None = None,
+        refill: DynamicSampling | None = None,
+        staleness: int = 0,
     ) -> None:
         super().__init__()
         if problems_per_rollout < 1 or rollouts_per_epoch < 1:
             raise InputError(
                 "problems_per_rollout and rollouts_per_epoch must be at least 1 "
                 f"(got {problems_per_rollout} and {rollouts_per_epoch})"
+            )
+        if staleness < 0:
+            raise InputError(
+                f"staleness is {staleness}; it must be 0 (each rollout when it is needed) or more"
             )
         self.source, self.problems_per_rollout, self.rollouts_per_epoch = (
             source,
@@ -82,6 +94,8 @@ class PromptData(pl.LightningDataModule, PromptSource):
         self.packed, self.row_tokens = packed, row_tokens
         self.probe_problems, self.probe_batch, self.seed, self.text = probe_problems, probe_batch, seed, text
         self.predict_split: str = predict_split
+        self.curriculum, self.refill, self.staleness = curriculum, refill, staleness
+        self._order: ProblemOrder | None = None
         self._kept: dict[str, Sequence[Problem]] = {}
         self._entries: dict[str, dict[str, str]] = {}
 
@@ -119,19 +133,18 @@ class PromptData(pl.LightningDataModule, PromptSource):
 
     def rollout(self, index: int) -> PromptBatch:
         """The prompt batch number `index` of training: each pass over the problems is in a new random order."""
-        problems = self.problems("train")
-        first = index * self.problems_per_rollout
-        chosen = []
-        for number in range(first, first + self.problems_per_rollout):
-            chosen.append(problems[self._order(number // len(problems))[number % len(problems)]])
-        return self.batch(chosen)
+        batch, _ = self.prompts_after(index * self.problems_per_rollout)
+        return batch
 
-    def _order(self, epoch: int) -> Sequence[int]:
-        if getattr(self, "_epoch", None) != epoch:
-            generator = torch.Generator().manual_seed(digest(self.seed, "problems", epoch))
-            self._permutation = torch.randperm(len(self.problems("train")), generator=generator).tolist()
-            self._epoch = epoch
-        return self._permutation
+    def prompts_after(self, place: int, left: Container[str] = ()) -> tuple[PromptBatch, int]:
+        """The prompt batch that begins at a place of the endless row of problems, and the place behind it.
+
+        Problems whose uid is in `left` are passed over; where all are, the batch is empty.
+        """
+        if self._order is None:
+            self._order = ProblemOrder(self.problems("train"), self.seed)
+        chosen, behind = self._order.after(place, self.problems_per_rollout, left)
+        return self.batch(chosen), behind
 
     def train_dataloader(self) -> ExperienceStream:
         """The outer loop of an online method.
@@ -147,8 +160,13 @@ class PromptData(pl.LightningDataModule, PromptSource):
                 "method that collects rollouts, such as GRPOModule"
             )
         return ExperienceStream(
-            method,
-            self.rollout,
+            Collector(
+                method,
+                self.prompts_after,
+                problems=self.problems_per_rollout,
+                curriculum=self.curriculum,
+                refill=self.refill,
+            ),
             cut=Cut(
                 int(self.trainer.accumulate_grad_batches),
                 self.packed,
@@ -157,6 +175,7 @@ class PromptData(pl.LightningDataModule, PromptSource):
             ),
             rollouts=self.rollouts_per_epoch,
             seed=self.seed,
+            staleness=self.staleness,
         )
 
     def setup_probe(self, text: ChatText, split: str) -> None:

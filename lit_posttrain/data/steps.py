@@ -64,14 +64,18 @@ def balanced(sizes: Sequence[int], parts: int) -> list[list[int]]:
     return groups
 
 
-def weigh(batch: TokenBatch, weighting: TokenWeights, group: Tensor | None = None) -> None:
+def weigh(
+    batch: TokenBatch, weighting: TokenWeights, group: Tensor | None = None, counted: Tensor | None = None
+) -> None:
     """Fills `weights` of a one-sequence-per-row batch that is one whole optimiser step.
 
-    Without `group` every sequence is its own.
+    Without `group` every sequence is its own. Sequences that are not `counted` (B,) bool are weighed as if they had
+    no tokens, so that denominators leave them out, and their tokens get 0; all are counted by default.
     """
     counts = batch.mask.sum(dim=1)
     groups = torch.arange(len(counts)) if group is None else group
-    batch.weights = weighting(counts, groups)[:, None] * batch.mask
+    live = torch.ones_like(counts, dtype=torch.bool) if counted is None else counted
+    batch.weights = weighting(counts * live, groups)[:, None] * (batch.mask & live[:, None])
 
 
 Rows = list[list[int]]

@@ -5,14 +5,15 @@ A rollout is the same on all ranks, who each learn from their part of every step
 It is sized, since Lightning prefetches from unsized loaders, which would draw each rollout one step too early.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from lit_posttrain import collate, interruption
-from lit_posttrain.batches import Experience, PromptBatch
-from lit_posttrain.contracts import OnlineMethod
+from lit_posttrain.batches import Experience
+from lit_posttrain.data.collecting import Collector, Drawn, check_same
 from lit_posttrain.data.steps import (
     Cut,
     build,
@@ -27,102 +28,109 @@ from lit_posttrain.data.steps import (
 from lit_posttrain.errors import InputError
 from lit_posttrain.keys import digest
 
-SCORED = ("old_logprobs", "reference_logprobs", "teacher_logprobs")
+SCORED = ("old_logprobs", "reference_logprobs", "teacher_logprobs", "values")
 
 
 class ExperienceStream:
     """Yields the micro-batches of `rollouts` rollouts.
 
+    Rollout j, counted from 0 through all epochs, is first learned from at optimiser step j * m (m: steps of a
+    rollout), and is drawn after max(0, j * m - staleness) steps: always in order, between two steps, and ahead over
+    the end of an epoch. What is drawn ahead at the end of the run is not used.
+
     Args:
-        method: Collects, scores, and says how tokens are weighed and how often a rollout is used.
-        prompts: Gives the prompt batch number i, for any i >= 0; a function of i alone.
+        collector: Draws the rollouts.
         cut: How a step is cut into micro-batches.
         rollouts: Rollouts until the stream ends; Lightning calls that an epoch.
         seed: Of the order of groups.
-        max_redraws: How many prompt batches without any signal are passed over before the run stops.
+        staleness: k, optimiser steps between the policy that draws a rollout and the one that begins to learn from
+            it; 0 draws each when it is needed.
     """
 
     def __init__(
-        self,
-        method: OnlineMethod,
-        prompts: Callable[[int], PromptBatch],
-        *,
-        cut: Cut,
-        rollouts: int,
-        seed: int = 0,
-        max_redraws: int = 16,
+        self, collector: Collector, *, cut: Cut, rollouts: int, seed: int = 0, staleness: int = 0
     ) -> None:
-        self.method, self.prompts, self.cut = method, prompts, cut
-        self.rollouts, self.seed, self.max_redraws = rollouts, seed, max_redraws
-        self.drawn = 0
-        self.redrawn = 0
+        self.collector, self.method, self.cut = collector, collector.method, cut
+        self.rollouts, self.seed, self.staleness = rollouts, seed, staleness
         self.rollout = 0
         self.position = 0
-        self.pending: Experience | None = None
+        self.queue: deque[Drawn] = deque()
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """m, the optimiser steps that one rollout gives."""
+        return self.method.reuse.steps
 
     @property
     def per_rollout(self) -> int:
         """Micro-batches that one rollout gives."""
-        return self.method.reuse.epochs * self.method.reuse.minibatches * self.cut.micro_batches
+        return self.steps_per_rollout * self.cut.micro_batches
 
     def __len__(self) -> int:
         return self.rollouts * self.per_rollout
 
     def __iter__(self) -> Iterator[Experience]:
         if self.rollout >= self.rollouts:
-            self.rollout, self.position, self.pending = 0, 0, None
+            self.rollout = 0
         while self.rollout < self.rollouts:
-            if self.pending is None:
-                self.pending, self.position = self._collect(), 0
-            if self.pending is None:
-                self.method.stop(
-                    f"{self.max_redraws + 1} prompt batches in a row had nothing left to learn from"
-                )
+            self._draw_due()
+            if not self.queue:
+                self.method.stop(str(self.collector.ended))
+                self.collector.ended = None
                 return
-            for index, batch in enumerate(self._batches(self.pending)):
-                if index < self.position:
-                    continue
-                self.position = index + 1
-                if self.position == self.per_rollout:
-                    self.rollout, self.position, self.pending = self.rollout + 1, 0, None
-                yield batch
+            yield from self._rest(self.queue[0])
 
-    def _collect(self) -> Experience | None:
-        """Collects until a batch of prompts has a signal; None when there is none any more."""
-        for attempt in range(self.max_redraws + 1):
-            experience = self.method.collect(self.prompts(self.drawn), self.drawn)
-            self.drawn += 1
-            if experience is not None and experience.sequences:
-                self.redrawn += attempt
+    def _draw_due(self) -> None:
+        """Draws every rollout that is due where the learner stands; of the queue, the first is learned from.
+
+        After s steps of rollout j, rollout j + i is due if (j + i) * m - staleness <= j * m + s.
+        """
+        steps = self.position // self.cut.micro_batches
+        due = (steps + self.staleness) // self.steps_per_rollout + 1
+        while len(self.queue) < due and self.collector.ended is None:
+            drawn = self.collector.next()
+            if drawn is not None:
                 if self.method.needs_scoring:
-                    self._score_first_pass(experience)
-                return experience
-        if self.drawn == self.max_redraws + 1:
-            raise InputError(
-                f"the first {self.drawn} prompt batches had no group with different rewards, so there is nothing to "
-                "learn from: every problem is solved, unsolved or ungraded; change the problems, the starting "
-                "network, the sampling temperature or the group size"
-            )
-        return None
+                    self._score_first_pass(drawn)
+                self.method.settle(drawn.experience)
+                self.queue.append(drawn)
 
-    def _steps(self, experience: Experience, epoch: int) -> list[list[int]]:
+    def _rest(self, drawn: Drawn) -> Iterator[Experience]:
+        """What is left of the first rollout of the queue, from `position` on."""
+        if self.position == 0:
+            version = float(drawn.experience.policy_version[0])
+            waiting = float(len(self.queue) - 1)
+            self.method.record({"rollout/policy_version": version, "rollout/queued_rollouts": waiting})
+        for index, batch in enumerate(self._batches(drawn)):
+            if index < self.position:
+                continue
+            if index % self.cut.micro_batches == 0:
+                self._draw_due()
+            self.position = index + 1
+            if self.position == self.per_rollout:
+                self.rollout, self.position = self.rollout + 1, 0
+                self.queue.popleft()
+            yield batch
+
+    def _steps(self, drawn: Drawn, epoch: int) -> list[list[int]]:
         """The rows of each optimiser step of one pass."""
-        generator = torch.Generator().manual_seed(digest(self.seed, "order", self.drawn, epoch))
-        return minibatch_rows(experience.group, self.method.reuse.minibatches, generator)
+        generator = torch.Generator().manual_seed(digest(self.seed, "order", drawn.number, epoch))
+        return minibatch_rows(drawn.experience.group, self.method.reuse.minibatches, generator)
 
-    def _batches(self, experience: Experience) -> Iterator[Experience]:
+    def _batches(self, drawn: Drawn) -> Iterator[Experience]:
         """All micro-batches that a rollout gives, weights filled."""
         for epoch in range(self.method.reuse.epochs):
-            for rows in self._steps(experience, epoch):
-                step = collate.take(experience, rows or [0])
-                weigh(step, self.method.weighting, step.group)
+            for rows in self._steps(drawn, epoch):
+                step = collate.take(drawn.experience, rows or [0])
+                weigh(step, self.method.weighting, step.group, step.counted)
                 for batch in micro_batches(step, self.cut):
                     yield batch if rows else silent(batch)
 
-    def _score_first_pass(self, experience: Experience) -> None:
+    def _score_first_pass(self, drawn: Drawn) -> None:
         """Scores in the very micro-batches of the first pass, so that its first ratios are exactly 1."""
+        experience = drawn.experience
         scored: list[tuple[list[int], Experience]] = []
-        for rows in self._steps(experience, 0):
+        for rows in self._steps(drawn, 0):
             step = collate.take(experience, rows or [0])
             for parts in layout(collate.lengths(step).tolist(), self.cut) if rows else []:
                 interruption.joint_safe_point()
@@ -136,17 +144,30 @@ class ExperienceStream:
                 collate.write_back(experience, order, batch, SCORED)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, with the rollout that is not used up; plain tensors and numbers."""
+        """Where the stream stands, with the rollouts that are not used up; plain tensors, numbers and text."""
         return {
-            "drawn": self.drawn,
-            "redrawn": self.redrawn,
+            "collector": self.collector.state_dict(),
+            "staleness": self.staleness,
             "rollout": self.rollout,
             **standing(self.position, self.cut),
-            "pending": None if self.pending is None else self.pending.to_state(),
+            "queue": [{"number": d.number, "experience": d.experience.to_state()} for d in self.queue],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken, also with another number of micro-batches or ranks."""
-        self.drawn, self.redrawn = state["drawn"], state["redrawn"]
+        """Goes on where `state_dict` was taken, also with another number of micro-batches or ranks.
+
+        Raises:
+            InputError: if it was taken by an older version or with other settings, or within a step that is now cut
+                in another way.
+        """
+        if "queue" not in state:
+            raise InputError(
+                "the checkpoint was written before rollouts could be drawn ahead, and its data cannot be gone on with; "
+                "start a new run from its weights, or finish it with the version that wrote it"
+            )
+        check_same("data.staleness", state["staleness"], self.staleness)
+        self.collector.load_state_dict(state["collector"])
         self.rollout, self.position = state["rollout"], position_of(state, self.cut)
-        self.pending = None if state["pending"] is None else Experience.from_state(state["pending"])
+        self.queue = deque(
+            Drawn(one["number"], Experience.from_state(one["experience"])) for one in state["queue"]
+        )

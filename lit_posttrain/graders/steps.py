@@ -1,5 +1,6 @@
 """A process reward model as a grader: of the steps of a solution for search, of whole completions for training."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,12 +86,18 @@ class ProcessRewardModel(StepGrader, Grader):
     def grade(self, items: Sequence[tuple[Problem, Completion]]) -> list[Grade]:
         """One grade per item, in order; parts are the lowest, the mean and the last score of the steps.
 
+        `steps` has the score of each step at its end in the text, behind its separator where it has one.
         A completion without steps is `no_answer`, one that cannot be read `malformed`, both with reward 0; one that
         is longer than the network can read, or whose prompt cannot be read, could not be graded.
         """
         read = [self._readable(problem, completion) for problem, completion in items]
         chances = iter(self._chances([one for one in read if isinstance(one, TokenizedSolution)]))
-        return [one if isinstance(one, Grade) else self._grade(next(chances)) for one in read]
+        return [
+            one
+            if isinstance(one, Grade)
+            else self._grade(next(chances), step_ends(completion.text, self.steps))
+            for one, (_, completion) in zip(read, items, strict=True)
+        ]
 
     def take_spent(self) -> Spent:
         """Of the reward model's forwards."""
@@ -111,13 +118,15 @@ class ProcessRewardModel(StepGrader, Grader):
             return ungraded(Verdict.GRADER_ERROR, self._too_long(len(solution.ids)))
         return solution
 
-    def _grade(self, chances: Tensor) -> Grade:
+    def _grade(self, chances: Tensor, ends: Sequence[int]) -> Grade:
         parts = {
             "step_minimum": float(chances.min()),
             "step_mean": float(chances.mean()),
             "step_last": float(chances[-1]),
         }
-        return Grade(solution_score(chances, self.aggregation), None, Verdict.PARTIAL, parts)
+        steps = tuple(zip(ends, chances.tolist(), strict=True))
+        reward = solution_score(chances, self.aggregation)
+        return Grade(reward, None, Verdict.PARTIAL, parts, steps=steps)
 
     def _chances(self, solutions: Sequence[TokenizedSolution]) -> list[Tensor]:
         """The chances (n,), float64, of the steps of each solution."""
@@ -140,3 +149,15 @@ class ProcessRewardModel(StepGrader, Grader):
         return (
             f"a solution of {tokens} tokens exceeds the {limit} positions of {self.path}; draw shorter ones"
         )
+
+
+def step_ends(text: str, steps: StepFormat) -> list[int]:
+    """For each step of `steps.split(text)` the number of characters up to its end, what it was cut at included."""
+    pattern = re.escape(steps.separator) if steps.split_at is None else steps.split_at
+    cuts = [(match.start(), match.end()) for match in re.finditer(pattern, text)]
+    ends, begin = [], 0
+    for at, after in [*cuts, (len(text), len(text))]:
+        if text[begin:at].strip():
+            ends.append(after)
+        begin = after
+    return ends

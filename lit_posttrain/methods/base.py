@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_posttrain import names
 from lit_posttrain.batches import TokenBatch
@@ -17,7 +17,7 @@ from lit_posttrain.errors import InputError
 from lit_posttrain.ledger import Ledger
 from lit_posttrain.methods.progress import rescaled
 from lit_posttrain.networks import CausalNetwork, NetworkConfig, estimate, network_state, place, read_config
-from lit_posttrain.networks.sharding import gradient_norm
+from lit_posttrain.networks.gradient_parts import gradient_metrics
 from lit_posttrain.networks.state import (
     check_stored,
     named_optimizer_state,
@@ -39,13 +39,13 @@ DATASET_KEYS = ("name", "context", "digest")
 class StepStatistics:
     """Sums over the micro-batches of one optimiser step, so that what is logged speaks of the whole step.
 
-    Names ending in `_max` keep the maximum; `train/loss` is a sum; all others are means over what has a weight:
-    tokens, pairs or sequences.
+    Names ending in `_max` keep the maximum, those in `_min` the minimum; `train/loss` is a sum; all others are means
+    over what has a weight: tokens, pairs or sequences.
     """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.maxima: dict[str, Tensor] = {}
+        self.maxima: dict[str, Tensor] = {}  # of minima, of the values with their sign turned
         self.tokens, self.count = torch.zeros(()), torch.zeros(())
 
     def add(self, loss: Tensor, tokens: Tensor, live: Tensor, stats: Mapping[str, Tensor]) -> None:
@@ -57,8 +57,9 @@ class StepStatistics:
         self.count = self.count.to(live.device) + live.sum()
         self.sums["train/loss"] = self.sums.get("train/loss", 0) + loss.detach()
         for name, values in stats.items():
-            if name.endswith("_max"):
-                top = torch.where(live, values.detach(), torch.full_like(values, -torch.inf)).amax()
+            if name.endswith(("_max", "_min")):
+                sign = -1 if name.endswith("_min") else 1
+                top = torch.where(live, sign * values.detach(), torch.full_like(values, -torch.inf)).amax()
                 self.maxima[name] = torch.maximum(self.maxima.get(name, top), top)
             else:
                 self.sums[name] = self.sums.get(name, 0) + masked_sum(values.detach(), live)
@@ -70,7 +71,8 @@ class StepStatistics:
         for name, total in self.sums.items():
             whole = reduce(total.float(), "sum")
             values[name] = whole if name == "train/loss" else whole / count
-        return values | {name: reduce(top, "max") for name, top in self.maxima.items()}
+        tops = {name: reduce(top, "max") for name, top in self.maxima.items()}
+        return values | {name: -top if name.endswith("_min") else top for name, top in tops.items()}
 
 
 class PostTrainModule(pl.LightningModule):
@@ -134,9 +136,17 @@ class PostTrainModule(pl.LightningModule):
                 "give the tokenizer that belongs to the network, or a config with a larger vocab_size"
             )
 
+    def trained_networks(self) -> dict[str, nn.Module]:
+        """What the optimiser moves, by name."""
+        return {"policy": self.policy}
+
+    def parameter_groups(self) -> Any:
+        """What the optimiser is given: trainable parameters, or groups of them with settings of their own."""
+        return (p for p in self.policy.parameters() if p.requires_grad)
+
     def configure_optimizers(self) -> Any:
         """The optimiser over trainable parameters, and the schedule by optimiser step."""
-        optimizer = self.make_optimizer(p for p in self.policy.parameters() if p.requires_grad)
+        optimizer = self.make_optimizer(self.parameter_groups())
         if self.make_schedule is None:
             return optimizer
         return {
@@ -168,9 +178,8 @@ class PostTrainModule(pl.LightningModule):
         self.ledger.count_trained(int((batch.weights != 0).sum()))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Logs the whole step: statistics, gradient norm before clipping, learning rate."""
-        values = self._statistics.result(self._over_ranks)
-        values["train/gradient_norm"] = gradient_norm(self.policy.parameters())
+        """Logs the whole step: statistics, gradient norms before clipping, learning rate."""
+        values = self._statistics.result(self._over_ranks) | gradient_metrics(self.trained_networks())
         values["train/learning_rate"] = torch.tensor(float(optimizer.param_groups[0]["lr"]))
         values["train/skipped_steps"] = torch.tensor(float(self.skipped_steps))
         self.log_dict({names.known(name): value for name, value in values.items()})

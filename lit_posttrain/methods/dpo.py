@@ -83,11 +83,7 @@ class DPOModule(PostTrainModule):
     def on_fit_start(self) -> None:
         """Makes sure that a resumed run compares with the same reference, and names it."""
         if KEY in self._modules:
-            if self._expected is not None:
-                self.reference.check(self, self._expected)
-            self._tell_reference()
-
-    _expected: str | None = None
+            self.reference.begin(self)
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """The batch's share of the step's loss."""
@@ -199,8 +195,8 @@ class DPOModule(PostTrainModule):
         super().on_train_batch_start(batch, batch_idx)
 
     def _follow_steps(self) -> None:
-        if KEY in self._modules and self.reference.follow_steps(self):
-            self._tell_reference()
+        if KEY in self._modules:
+            self.reference.follow_steps(self)
 
     def draw(self, prompts: PromptBatch, drawing: Drawing, index: int, seed: int) -> list[Candidate]:
         """Graded completions of the current policy; PreferenceRounds asks for them."""
@@ -208,29 +204,14 @@ class DPOModule(PostTrainModule):
 
     def begin_round(self, number: int) -> None:
         """Lets the reference follow, where its settings go by rounds; `number` is from 0."""
-        if KEY in self._modules and self.reference.follow_round(self, number):
-            self._tell_reference()
-
-    def _tell_reference(self) -> None:
-        """Logs version and hash of the reference, but of an average only the version that a run begins with."""
-        version = self.reference.version
-        if 0 < self.reference_policy.share_at_step(1) < 1 and self.reference.last_step:
-            return
-        found = self.reference.digest(self)
-        self.record({"preference/reference_version": version})
-        tags = {"reference.version": str(version), f"reference.hash.{version}": found}
-        for logger in self.trainer.loggers:
-            set_tags = getattr(logger, "set_tags", None)
-            if set_tags is not None:
-                set_tags(tags)
-        self.fire("on_reference", version, found)
+        if KEY in self._modules:
+            self.reference.follow_round(self, number)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the reference: its version and hash, and its weights where they cannot be rebuilt."""
         super().on_save_checkpoint(checkpoint)
         if KEY in self._modules:
-            checkpoint["reference"] = self.reference.state(self)
-            checkpoint["state_dict"] |= self.reference.weights()
+            self.reference.save(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on with the reference of the checkpoint.
@@ -239,10 +220,8 @@ class DPOModule(PostTrainModule):
             InputError: if its weights are not those of the reference that this config has.
         """
         super().on_load_checkpoint(checkpoint)
-        if KEY in self._modules and "reference" in checkpoint:
-            self.reference.check_weights(checkpoint["state_dict"])
-            self.reference.restore(checkpoint["reference"])
-            self._expected = checkpoint["reference"]["hash"]
+        if KEY in self._modules:
+            self.reference.load(checkpoint)
 
 
 def learned_from(batch: TokenBatch) -> TokenBatch:

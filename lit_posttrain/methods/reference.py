@@ -38,6 +38,7 @@ class Reference(nn.Module):
         super().__init__()
         self.settings = settings
         self.version, self.last_step = 0, 0
+        self._expected: str | None = None  # the hash that a resumed run must find
         self._digest = _first_digest(settings, module)
         self._second: tuple[CausalNetwork, ...] = ()  # a tuple is no submodule, whose weights would be stored
         self.held = HeldWeights(module.policy) if settings.moves else None
@@ -46,7 +47,7 @@ class Reference(nn.Module):
                 settings.network,
                 module.text,
                 role="reference",
-                instead="a loss without one (SimPO, ORPO)",
+                instead="no reference, or one of the policy's family",
             )
         _check_dtype(settings, module)
 
@@ -88,41 +89,80 @@ class Reference(nn.Module):
                 self._digest = policy_digest(network)
         return self._digest
 
-    def follow_steps(self, module: PostTrainModule) -> bool:
+    def begin(self, module: PostTrainModule) -> None:
+        """Called when a fit starts: makes sure that a resumed run compares with the same reference, and names it.
+
+        Raises:
+            InputError: if its weights are not those that the checkpoint was written with.
+        """
+        if self._expected is not None:
+            self._check(module, self._expected)
+        self._tell(module)
+
+    def follow_steps(self, module: PostTrainModule) -> None:
         """Called before each micro-batch; moves once after each optimiser step that the settings name."""
         steps = module.global_step
-        if steps == self.last_step:
-            return False
-        self.last_step = steps
-        return self._follow(module, self.settings.share_at_step(steps))
+        if steps != self.last_step:
+            self.last_step = steps
+            self._follow(module, self.settings.share_at_step(steps))
 
-    def follow_round(self, module: PostTrainModule, number: int) -> bool:
+    def follow_round(self, module: PostTrainModule, number: int) -> None:
         """Called when a round begins, before its first step."""
         if isinstance(self.settings, AsDrawn):
             self.version, self._digest = number, policy_digest(module.policy)
-            return True
-        return self._follow(module, self.settings.share_at_round(number))
+            self._tell(module)
+        else:
+            self._follow(module, self.settings.share_at_round(number))
 
-    def _follow(self, module: PostTrainModule, share: float) -> bool:
-        """Whether the reference has moved."""
+    def _follow(self, module: PostTrainModule, share: float) -> None:
         if share == 0:
-            return False
+            return
         assert self.held is not None
         self.held.follow(module.policy, share)
         self.version, self._digest = self.version + 1, None
-        return True
+        self._tell(module)
 
-    def state(self, module: PostTrainModule) -> dict[str, Any]:
-        """What a checkpoint keeps beside weights; collective where processes share these."""
-        return {"version": self.version, "hash": self.digest(module), "last_step": self.last_step}
+    def _tell(self, module: PostTrainModule) -> None:
+        """Logs version and hash of the reference, but of an average only the version that a run begins with."""
+        if 0 < self.settings.share_at_step(1) < 1 and self.last_step:
+            return
+        found = self.digest(module)
+        module.record({"policy/reference_version": self.version})
+        tags = {"reference.version": str(self.version), f"reference.hash.{self.version}": found}
+        for logger in module.trainer.loggers:
+            set_tags = getattr(logger, "set_tags", None)
+            if set_tags is not None:
+                set_tags(tags)
+        module.fire("on_reference", self.version, found)
 
-    def weights(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the weights, by name in the module: nothing while they can be rebuilt."""
-        if self.held is None or not self.version:
-            return {}
-        return {f"{KEY}.{name}": value for name, value in self.state_dict().items()}
+    def save(self, module: PostTrainModule, checkpoint: dict[str, Any]) -> None:
+        """Adds version and hash to a checkpoint, and weights where they cannot be rebuilt; collective."""
+        checkpoint[KEY] = {
+            "version": self.version,
+            "hash": self.digest(module),
+            "last_step": self.last_step,
+        }
+        if self.held is not None and self.version:
+            checkpoint["state_dict"] |= {f"{KEY}.{name}": value for name, value in self.state_dict().items()}
 
-    def check_weights(self, stored: Mapping[str, Any]) -> None:
+    def load(self, checkpoint: Mapping[str, Any]) -> None:
+        """Goes on with the reference of a checkpoint; the weights come with those of the policy.
+
+        Raises:
+            InputError: if its weights are not those of the reference that this config has.
+        """
+        if KEY not in checkpoint:
+            return
+        self._check_weights(checkpoint["state_dict"])
+        state = checkpoint[KEY]
+        self.version, self.last_step = int(state["version"]), int(state["last_step"])
+        if isinstance(self.settings, AsDrawn):
+            self._digest = str(state["hash"])
+        elif self.version:
+            self._digest = None
+        self._expected = str(state["hash"])
+
+    def _check_weights(self, stored: Mapping[str, Any]) -> None:
         """Compares the weights of a checkpoint with what is held here, before they are taken.
 
         Raises:
@@ -135,15 +175,7 @@ class Reference(nn.Module):
                 f"({type(self.settings).__name__}) is not made of; use the config that it was trained with"
             )
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from `state`; the weights come with those of the policy."""
-        self.version, self.last_step = int(state["version"]), int(state["last_step"])
-        if isinstance(self.settings, AsDrawn):
-            self._digest = str(state["hash"])
-        elif self.version:
-            self._digest = None
-
-    def check(self, module: PostTrainModule, expected: str) -> None:
+    def _check(self, module: PostTrainModule, expected: str) -> None:
         """
         Raises:
             InputError: if its weights are not those that a checkpoint was written with.

@@ -33,6 +33,13 @@ def of_token_and_mean(logits: Tensor, tokens: Tensor) -> Tensor:
     return torch.stack([chosen - normaliser, logits.mean(-1) - normaliser], dim=-1)
 
 
+def of_token_and_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Values (N, 2): the log-probability of the tokens, and the entropy of the whole distribution in nats."""
+    logprobs = logits.log_softmax(-1)
+    chosen = logprobs.gather(-1, tokens[:, None])[:, 0]
+    return torch.stack([chosen, -(logprobs.exp() * logprobs).sum(-1)], dim=-1)
+
+
 def token_logprobs(
     network: "CausalNetwork", batch: TokenBatch, *, temperature: float = 1.0, ledger: Ledger | None = None
 ) -> Tensor:
@@ -53,6 +60,45 @@ def token_and_mean_logprobs(
     """Two tensors (B, T) as `token_logprobs` says: log p of each token, and its mean over the vocabulary."""
     both = network(batch, read=of_token_and_mean, ledger=ledger)
     return both[..., 0], both[..., 1]
+
+
+def token_logprobs_and_entropy(
+    network: "CausalNetwork", batch: TokenBatch, *, temperature: float = 1.0, ledger: Ledger | None = None
+) -> tuple[Tensor, Tensor]:
+    """Two tensors (B, T) as `token_logprobs` says: log p of each token, and the entropy of what it was drawn from.
+
+    The entropy is that of the tempered softmax over the whole vocabulary, in nats, with its gradient.
+    """
+    both = network(batch, temperature=temperature, read=of_token_and_entropy, ledger=ledger)
+    return both[..., 0], both[..., 1]
+
+
+def token_values(network: "CausalNetwork", batch: TokenBatch, *, ledger: Ledger | None = None) -> Tensor:
+    """V before each token (B, T), float32, of a network with a score head; 0 where `token_logprobs` is 0.
+
+    The mean of the head's scores of the state that must predict the token.
+
+    Raises:
+        InputError: for a network without a score head.
+    """
+    wanted = predicted(batch)
+    scores = network.scores(batch, functional.pad(wanted, (0, 1)), ledger=ledger)
+    return _shifted(scores.mean(-1), wanted)
+
+
+def values_of_states(states: Tensor, batch: TokenBatch, layer: Callable[[Tensor], Tensor]) -> Tensor:
+    """V before each token (B, T), float32, from states (B, T, H) and a layer (N, H) to (N, 1)."""
+    wanted = predicted(batch)
+    with torch.autocast(states.device.type, enabled=False):
+        return _shifted(layer(states[:, :-1][wanted].float())[:, 0], wanted)
+
+
+def _shifted(values: Tensor, wanted: Tensor) -> Tensor:
+    """Values (N, ...) of the states at the True places (B, T-1), in reading order, at the tokens after them."""
+    beside = values.shape[1:]
+    spread = values.new_zeros(*wanted.shape, *beside)
+    spread = spread.masked_scatter(wanted.view(*wanted.shape, *[1] * len(beside)), values)
+    return functional.pad(spread, (*[0, 0] * len(beside), 1, 0))
 
 
 def predicted(batch: TokenBatch) -> Tensor:
@@ -86,10 +132,7 @@ def logprobs_of_states(
     chosen = states.flatten(0, 1).index_select(0, rows * states.shape[1] + columns)
     targets = batch.input_ids[rows, columns + 1]
     values = _in_chunks(chosen, targets, _Reading(head, temperature, read), chunk_tokens)
-    beside = values.shape[1:]
-    shifted = values.new_zeros(*wanted.shape, *beside)
-    shifted = shifted.masked_scatter(wanted.view(*wanted.shape, *[1] * len(beside)), values)
-    return functional.pad(shifted, (*[0, 0] * len(beside), 1, 0))
+    return _shifted(values, wanted)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A causal language model as the other rooms see it: log-probabilities, decoding, adapters."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -50,16 +50,19 @@ class CausalNetwork(nn.Module):
         temperature: float = 1.0,
         read: Readout = of_token,
         at: Tensor | None = None,
+        beside: Callable[[Tensor, TokenBatch], Tensor] | None = None,
         ledger: Ledger | None = None,
-    ) -> Tensor:
+    ) -> Any:
         """Log-probabilities (B, T) as `token_logprobs` says, or with `at` what `scores` says.
 
-        Called as a module so that hooks fire.
+        With `beside`, which reads the last hidden states (B, T, H) too, a pair: the log-probabilities, and what it
+        gives. Called as a module so that hooks fire.
         """
         if at is not None:
             return self._scores(batch, at, ledger)
+        states = self.hidden(batch)
         result = logprobs_of_states(
-            self.hidden(batch),
+            states,
             batch,
             self.head,
             temperature=temperature,
@@ -68,7 +71,7 @@ class CausalNetwork(nn.Module):
         )
         if ledger is not None:
             self._book(batch, int(predicted(batch).sum()), result.requires_grad, ledger)
-        return result
+        return result if beside is None else (result, beside(states, batch))
 
     def scores(self, batch: TokenBatch, at: Tensor, *, ledger: Ledger | None = None) -> Tensor:
         """Scores (N, K), float32, after the tokens at the N True places of `at` (B, T), in reading order.

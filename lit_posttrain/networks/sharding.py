@@ -1,7 +1,7 @@
 """A network divided over processes, each holding a share of every parameter (FSDP2, with tensor parallelism)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,22 +94,32 @@ def refuse_undivided(settings: NetworkConfig) -> None:
         )
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The 2-norm (0-dim, float32) of all gradients together, the same in every process.
+def gradient_norms(groups: Mapping[Any, Iterable[nn.Parameter]]) -> dict[Any, Tensor]:
+    """The 2-norm (0-dim) of the gradients of each group of parameters, the same in every process.
 
-    Collective where parameters are divided over processes. Plain gradients are taken to be equal everywhere.
+    In float64, so that the root of the sum of their squares is the norm of all together. Collective, once for all
+    groups, where parameters are divided over processes: the groups must be the same there, in the same order. Plain
+    gradients are taken to be equal everywhere.
     """
-    held = list(parameters)
-    squares = [_square(p.grad) for p in held if p.grad is not None]
-    shares = next((p for p in held if isinstance(p, DTensor)), None)
-    if shares is None:
-        return torch.stack(squares).sum().sqrt().float() if squares else torch.zeros(())
-    device = device_of(shares.device_mesh)
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    for square in squares:
-        total += square.to(device)
-    distributed.all_reduce(total)
-    return total.sqrt().float()
+    held = {name: list(parameters) for name, parameters in groups.items()}
+    if not held:
+        return {}
+    shares = next((p for ps in held.values() for p in ps if isinstance(p, DTensor)), None)
+    gradients = [[p.grad for p in parameters if p.grad is not None] for parameters in held.values()]
+    first = next((gradient for group in gradients for gradient in group), None)
+    if shares is not None:
+        device = device_of(shares.device_mesh)
+    else:
+        device = torch.device("cpu") if first is None else first.device
+    totals = torch.stack([_squares(group).to(device) for group in gradients])
+    if shares is not None:
+        distributed.all_reduce(totals)
+    return dict(zip(held, totals.sqrt().unbind(), strict=True))
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The 2-norm (0-dim, float32) of all gradients together, as `gradient_norms` says."""
+    return gradient_norms({"": parameters})[""].float()
 
 
 def device_of(mesh: DeviceMesh) -> torch.device:
@@ -187,16 +197,27 @@ def _gather_dtype(sharding: Sharding) -> torch.dtype | None:
     return None if sharding.gather_dtype is None else DTYPES[sharding.gather_dtype]
 
 
-def _square(gradient: Tensor) -> Tensor:
-    """This process's part of a gradient's squared norm, such that the parts of all processes add up to it."""
+def _squares(gradients: Sequence[Tensor]) -> Tensor:
+    """This process's part (0-dim, float64) of the gradients' squared norm; the parts of all processes add up to it."""
+    if not gradients:
+        return torch.zeros((), dtype=torch.float64)
+    norms = [
+        torch.linalg.vector_norm(g.to_local() if isinstance(g, DTensor) else g, dtype=torch.float32)
+        for g in gradients
+    ]
+    squares = torch.stack(norms).double() ** 2
+    counts = [_share(gradient) for gradient in gradients]
+    if any(count != 1 for count in counts):
+        squares = squares * torch.tensor(counts, dtype=torch.float64).to(squares.device)
+    return squares.sum()
+
+
+def _share(gradient: Tensor) -> float:
+    """How often what a process holds of a gradient counts: less than once where others hold the same."""
     if not isinstance(gradient, DTensor):
-        return _plain_square(gradient)
+        return 1.0
     mesh, placements = gradient.device_mesh, gradient.placements
     shards = math.prod(
         mesh.size(i) for i, placement in enumerate(placements) if not isinstance(placement, Replicate)
     )
-    return _plain_square(gradient.to_local()) * shards / distributed.get_world_size()
-
-
-def _plain_square(gradient: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(gradient, dtype=torch.float32).double() ** 2
+    return shards / distributed.get_world_size()

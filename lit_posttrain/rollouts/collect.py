@@ -19,11 +19,13 @@ from lit_posttrain.batches import (
     Sampling,
     StopReason,
 )
-from lit_posttrain.contracts import Grader, Patience, RolloutEngine
+from lit_posttrain.contracts import Attempt, Grader, Patience, RolloutEngine
+from lit_posttrain.errors import InputError
 from lit_posttrain.graders.grading import Grading, grade_all
 from lit_posttrain.ledger import Ledger, Phase
 from lit_posttrain.ranks import Ranks
 from lit_posttrain.rollouts.outage import outlast
+from lit_posttrain.rollouts.step_rewards import Decode, step_rewards
 
 AT_ONCE = Patience(pause_above=1.0)
 """No pause: what cannot be graded is masked and counted."""
@@ -121,6 +123,39 @@ def rewards(answers: Sequence[Sequence[Answer]]) -> tuple[Tensor, Tensor]:
     return torch.tensor([[0.0 if value is None else value for value in group] for group in values]), graded
 
 
+def reward_parts(answers: Sequence[Sequence[Answer]], names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The named parts of the rewards (P, G, K), or the rewards (P, G, 1) for no names, and `graded` (P, G) bool.
+
+    Raises:
+        InputError: if a graded answer lacks a part.
+    """
+    values, graded = rewards(answers)
+    if not names:
+        return values[..., None], graded
+    flat = [answer.grade for group in answers for answer in group]
+    for grade in flat:
+        lacking = sorted(set(names) - set(grade.parts))
+        if grade.reward is not None and lacking:
+            raise InputError(
+                f"the advantage wants the reward parts {list(names)}, and a grade lacks {lacking}: it has "
+                f"{sorted(grade.parts)}; name parts that the grader gives (WeightedSum.names)"
+            )
+    parts = [[0.0 if g.reward is None else float(g.parts[name]) for name in names] for g in flat]
+    return torch.tensor(parts).view(*graded.shape, len(names)), graded
+
+
+def attempts(answers: Sequence[Sequence[Answer]]) -> tuple[Attempt, ...]:
+    """How each problem went."""
+    return tuple(
+        Attempt(
+            group[0].problem.uid,
+            sum(answer.grade.correct is not None for answer in group),
+            sum(bool(answer.grade.correct) for answer in group),
+        )
+        for group in answers
+    )
+
+
 def to_experience(
     answers: Sequence[Sequence[Answer]],
     prompt_ids: Sequence[Sequence[int]],
@@ -129,8 +164,12 @@ def to_experience(
     temperature: float,
     policy_version: int,
     pad_id: int,
+    counted: Tensor | None = None,
+    decode: Decode | None = None,
 ) -> Experience:
     """One row per completion, problem by problem: prompt and completion, padded on the right; weights still 0.
+
+    Tokens that were put into a completion are outside the mask, with log-prob and advantage 0.
 
     Args:
         answers: P groups of G.
@@ -139,6 +178,8 @@ def to_experience(
         temperature: That of the sampling.
         policy_version: Optimiser steps behind the policy that drew them.
         pad_id: Any token id; padding is told by segment 0, not by it.
+        counted: (P*G,) bool, which completions have a weight in the loss; by default all.
+        decode: From ids to text; needed for the rewards of steps, which are left out without it.
     """
     flat = [(ids, answer) for ids, group in zip(prompt_ids, answers, strict=True) for answer in group]
     prompts = torch.tensor([len(ids) for ids, _ in flat])
@@ -149,9 +190,12 @@ def to_experience(
     columns = torch.arange(input_ids.shape[1])[None]
     real = columns < (prompts + drawn)[:, None]
     mask = real & (columns >= prompts[:, None])
+    injected = [_injected(len(ids), a.completion) for ids, a in flat]
+    mask &= ~pad_sequence(injected, batch_first=True, padding_value=False)
     reward, graded = rewards(answers)
     stops = list(StopReason)
-    sampled = pad_sequence(logprobs, batch_first=True)
+    steps = None if decode is None else step_rewards([answer for _, answer in flat], decode)
+    sampled = torch.where(mask, pad_sequence(logprobs, batch_first=True), 0.0)
     return Experience(
         input_ids=input_ids,
         segments=torch.arange(1, len(flat) + 1)[:, None] * real,
@@ -166,5 +210,21 @@ def to_experience(
         group=torch.arange(len(answers)).repeat_interleave(advantages.shape[1]),
         stop=torch.tensor([stops.index(answer.completion.stop) for _, answer in flat]),
         policy_version=torch.full((len(flat),), policy_version),
+        counted=counted,
+        token_rewards=None if steps is None else _behind(prompts, [r for r, _ in steps]),
+        step_ends=None if steps is None else _behind(prompts, [ends for _, ends in steps]),
         temperature=temperature,
     )
+
+
+def _injected(prompt_tokens: int, completion: Completion) -> Tensor:
+    """(prompt and completion,) bool: tokens that were put into the completion."""
+    own = completion.injected
+    marks = torch.zeros(len(completion.tokens), dtype=torch.bool) if own is None else own
+    return torch.cat([torch.zeros(prompt_tokens, dtype=torch.bool), marks])
+
+
+def _behind(prompts: Tensor, values: Sequence[Tensor]) -> Tensor:
+    """Values of completions' tokens (B, T), 0 under the prompts and the padding."""
+    rows = [torch.cat([torch.zeros(int(n), dtype=v.dtype), v]) for n, v in zip(prompts, values, strict=True)]
+    return pad_sequence(rows, batch_first=True)

@@ -1,5 +1,6 @@
 """Measures accuracy on held-out problems as training goes: one point of the S-curve each time."""
 
+import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -11,8 +12,10 @@ from lit_posttrain.batches import Answer, Sampling
 from lit_posttrain.contracts import Grader, PromptSource
 from lit_posttrain.errors import InputError
 from lit_posttrain.names import known
+from lit_posttrain.networks import CausalNetwork
 from lit_posttrain.ranks import Ranks
 from lit_posttrain.tracking.compute import ComputeMeter
+from lit_posttrain.tracking.drift import UNDEFINED, drift_metrics, is_defined, measure
 from lit_posttrain.tracking.exam import Exam, load_prompts
 from lit_posttrain.tracking.probe_point import ProblemResult, counts_record, point_metrics
 from lit_posttrain.tracking.probe_settings import (
@@ -23,6 +26,8 @@ from lit_posttrain.tracking.probe_settings import (
     find_meter,
     part_of,
 )
+
+log = logging.getLogger(__name__)
 
 Point = dict[str, float]
 
@@ -70,6 +75,10 @@ class AccuracyProbe(Callback):
         seed: Of the samples.
         stop_at: Training ends once accuracy reaches this.
         at_end: Whether the trained policy is the last point.
+        kl_to_start: Also log KL(policy || policy at the start of the run), whatever the training. Both read the
+            samples once more. Adapters are turned off for it, which are taken to have started as no change; where
+            all weights or virtual tokens are trained, a second network is loaded at each point from `network`, as it
+            was at the start, and given up again: that takes the memory of its weights and the time to read them.
 
     Raises:
         InputError: if the settings cannot give a curve.
@@ -91,6 +100,7 @@ class AccuracyProbe(Callback):
         seed: int = 0,
         stop_at: float | None = None,
         at_end: bool = True,
+        kl_to_start: bool = True,
     ) -> None:
         check_at_least(
             "samples_per_problem", samples_per_problem, 2, " so that the noise of a point is measured"
@@ -105,6 +115,7 @@ class AccuracyProbe(Callback):
         self.every_n_steps, self.log_spaced = every_n_steps, log_spaced
         self.pass_at, self.majority_at = tuple(pass_at), tuple(majority_at)
         self.batch_problems, self.seed, self.stop_at, self.at_end = batch_problems, seed, stop_at, at_end
+        self.kl_to_start, self._has_kl = kl_to_start, kl_to_start
         self.points: list[Point] = []
         self.exam: Exam | None = None
         self._meter = ComputeMeter()
@@ -134,6 +145,9 @@ class AccuracyProbe(Callback):
             batch_problems=self.batch_problems,
             seed=self.seed,
         )
+        self._has_kl = self.kl_to_start and is_defined(self.exam.sampling)
+        if self.kl_to_start and not self._has_kl and trainer.is_global_zero:
+            log.warning("%s", UNDEFINED)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluates the untrained policy; in a resumed run first a point that was due and cut off."""
@@ -193,6 +207,7 @@ class AccuracyProbe(Callback):
         metrics = point_metrics(results, pass_at=self.pass_at, majority_at=self.majority_at)
         if not self._says_something(metrics):
             return
+        metrics |= self._drift(module, answers)
         metrics = {known(name): value for name, value in (metrics | axes).items()}
         point: Point = {"step": trainer.global_step, **metrics}
         self.points.append(point)
@@ -202,6 +217,14 @@ class AccuracyProbe(Callback):
                 callback.on_probe(trainer, module, point, answers)
         if self._is_good_enough(metrics):
             trainer.should_stop = True
+
+    def _drift(self, module: LightningModule, answers: Sequence[Sequence[Answer]]) -> Point:
+        """How far the policy is from its start; nothing for what is no network of ours."""
+        assert self.exam is not None
+        if not self._has_kl or not isinstance(module.policy, CausalNetwork):
+            return {}
+        ids = Ranks.of(module.trainer).share(self.exam.prompts.prompt_ids)
+        return drift_metrics(measure(module, answers, ids, self.exam.sampling.temperature))
 
     def _is_good_enough(self, metrics: Point) -> bool:
         return self.stop_at is not None and metrics.get("scurve/accuracy", -1.0) >= self.stop_at

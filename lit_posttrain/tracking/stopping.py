@@ -1,15 +1,18 @@
-"""Stops early by what the probes find."""
+"""Stops early, by what the probes find or by what has been spent."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from lit_posttrain.batches import Answer
 from lit_posttrain.errors import InputError
+from lit_posttrain.tracking.axes import AXES
+from lit_posttrain.tracking.compute import ComputeMeter
 from lit_posttrain.tracking.probe import Point
+from lit_posttrain.tracking.probe_settings import find_meter
 
 
 class EarlyStopOnProbe(EarlyStopping):
@@ -71,3 +74,43 @@ class EarlyStopOnProbe(EarlyStopping):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: only probes are looked at."""
+
+
+class StopAtCompute(Callback):
+    """Ends the training once it has spent so much, so that runs can be compared at equal compute.
+
+    Args:
+        axis: What compute is: flops, tokens, device_hours …, as on the axis of S-curves.
+        limit: The last step is the first at which this much has been spent, resumed runs included.
+
+    Raises:
+        InputError: for an unknown axis, or a limit that is not above 0.
+    """
+
+    def __init__(self, limit: float, axis: str = "flops") -> None:
+        if axis not in AXES:
+            raise InputError(f"StopAtCompute's axis is {axis!r}; choose one of {', '.join(AXES)}.")
+        if limit <= 0:
+            raise InputError(f"StopAtCompute's limit is {limit}; give an amount above 0.")
+        self.limit, self.axis = limit, axis
+        self._meter = ComputeMeter()
+        self._seen_step = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Finds the meter.
+
+        Raises:
+            InputError: without a ComputeMeter.
+        """
+        if stage == "fit":
+            self._meter = find_meter(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Looks after each optimiser step; collective."""
+        if trainer.global_step == self._seen_step:
+            return
+        self._seen_step = trainer.global_step
+        if self._meter.axes()[f"scurve/{self.axis}"] >= self.limit:
+            trainer.should_stop = True

@@ -18,7 +18,7 @@ from lit_posttrain.data.steps import (
     weigh,
 )
 from lit_posttrain.errors import InputError
-from lit_posttrain.objectives.weights import SequenceMean, TokenMean
+from lit_posttrain.objectives.weights import ConstantLength, PromptMean, SequenceMean, TokenMean
 from lit_posttrain.ranks import Ranks
 
 
@@ -142,3 +142,31 @@ def test_groups_stay_together(group, count):
     if len(group.unique()) >= count:
         owners = [{int(group[row]) for row in rows} for rows in steps]
         assert sum(map(len, owners)) == len(group.unique())
+
+
+@pytest.mark.parametrize(
+    ("weighting", "expected"),
+    [
+        (TokenMean(), [1 / 6, 0, 1 / 6, 0]),  # 2 + 4 tokens
+        (SequenceMean(), [1 / 4, 0, 1 / 8, 0]),  # two sequences
+        (PromptMean(), [1 / 6, 0, 1 / 6, 0]),  # one problem of 6 tokens; the other is not there
+        (ConstantLength(10), [1 / 20, 0, 1 / 20, 0]),  # two sequences
+    ],
+)
+def test_what_is_not_counted_is_in_no_denominator(weighting, expected):
+    step = step_of([3, 6, 5, 2])
+    mask = step.mask.clone()
+    group, counted = torch.tensor([0, 0, 0, 1]), torch.tensor([True, False, True, False])
+    weigh(step, weighting, group, counted)
+    for row, weight in enumerate(expected):
+        assert step.weights[row][mask[row]] == pytest.approx(weight, abs=1e-7)
+    assert float(step.weights[~mask].abs().sum()) == 0
+    assert torch.equal(step.mask, mask)
+    weigh(step, weighting, group, torch.zeros(4, dtype=torch.bool))
+    assert float(step.weights.abs().sum()) == 0
+
+
+def test_what_is_not_counted_has_no_weight_whatever_the_weighting_says():
+    step = step_of([3, 3])
+    weigh(step, lambda lengths, group: torch.ones(2), None, torch.tensor([False, True]))  # type: ignore[arg-type]
+    assert step.weights.tolist() == [[0, 0, 0], [0, 1, 1]]

@@ -11,6 +11,7 @@ from fakes import TEXT, tiny
 from lit_posttrain.batches import Completion, Problem, StopReason, Verdict
 from lit_posttrain.errors import InputError
 from lit_posttrain.graders import ProcessRewardModel
+from lit_posttrain.graders.steps import step_ends
 from lit_posttrain.networks import NetworkConfig, ScoreHead, build
 from lit_posttrain.solution_steps import StepFormat, StepReader
 from lit_posttrain.text import load_text
@@ -73,6 +74,36 @@ def test_a_completion_gets_the_aggregated_score_of_its_steps(folder, how):
     assert (grade.correct, grade.verdict) == (None, Verdict.PARTIAL)
     parts = {"step_minimum": min(a, b, c, d), "step_mean": (a + b + c + d) / 4, "step_last": d}
     assert grade.parts == pytest.approx(parts, abs=1e-6)
+
+
+def test_a_grade_has_the_score_of_each_step_at_its_end_in_the_text(folder):
+    """Of `1+2=3=45+6=7` the steps end behind their separators after 4, 6, 11 and, without one, 12 characters."""
+    grader = ProcessRewardModel(str(folder))
+    bare, closed = grader.grade([(PROBLEM, completion(t)) for t in (TEXT_OF_STEPS[:-1], TEXT_OF_STEPS)])
+    assert [end for end, _ in bare.steps] == [4, 6, 11, 12]
+    assert [end for end, _ in closed.steps] == [4, 6, 11, 13]
+    for grade in (bare, closed):
+        assert [score for _, score in grade.steps] == pytest.approx(by_hand(folder, STEPS), abs=1e-6)
+    assert grader.grade([(PROBLEM, completion(" = "))])[0].steps == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "ends"),
+    [
+        ("  1 = = 2 ", StepFormat("="), [5, 10]),
+        ("==1==2==", StepFormat("="), [4, 7]),
+        ("Step 1: a\nb\nStep 2: c\n", StepFormat("\n", r"\n(?=Step \d+:)"), [12, 22]),
+        ("a. b. c", StepFormat("\n", r"(?<=\.) "), [3, 6, 7]),
+        ("Step 1:1Step 2:1", StepFormat("\n", r"Step \d:"), [15, 16]),
+        ("1a2", StepFormat("\n", "(?=a)"), [1, 3]),
+        (" \n ", StepFormat(), []),
+    ],
+)
+def test_ends_of_steps_counted_by_hand(text, steps, ends):
+    assert step_ends(text, steps) == ends
+    assert len(steps.split(text)) == len(ends)
+    for step, end in zip(steps.split(text), ends, strict=True):
+        assert step in text[:end]
 
 
 def test_what_the_models_text_causes_is_the_lowest_reward(folder):

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fakes import TEXT, Numbers, grpo, prompt_data, tiny, trainer
+from fakes import TEXT, Numbers, grpo, ppo, prompt_data, tiny, trainer
 
 from lit_posttrain.batches import Experience
 from lit_posttrain.checkpoints.io import FolderIO
 from lit_posttrain.checkpoints.strategy import ShardedStrategy
-from lit_posttrain.contracts import Reuse
+from lit_posttrain.contracts import Collected, Reuse
 from lit_posttrain.data import ChatData
-from lit_posttrain.methods import GRPOModule, SFTModule
+from lit_posttrain.methods import GRPOModule, PPOModule, SFTModule
+from lit_posttrain.methods.ppo import Shaping
 from lit_posttrain.networks import LoraSettings
 from lit_posttrain.objectives.weights import PromptMean, SequenceMean
 
@@ -50,7 +51,7 @@ class Run:
 
 RUNS = [
     Run(method, trained, optimizer, k, packed)
-    for method, trained, optimizer in product(("sft", "grpo"), ("full", "lora"), OPTIMIZERS)
+    for method, trained, optimizer in product(("sft", "grpo", "ppo"), ("full", "lora"), OPTIMIZERS)
     for k, packed in ((2, False), (1, True))
 ]
 
@@ -59,27 +60,36 @@ def network(run: Run) -> Any:
     return tiny(lora=LoraSettings(rank=4)) if run.trained == "lora" else tiny(chunk_tokens=16)
 
 
-class Recorded(GRPOModule):
+class Recorded:
     """Learns from recorded rollouts instead of its own."""
 
     rollouts_given: list[Experience]
 
     def collect(self, prompts, index):
-        return Experience.from_state(self.rollouts_given[index % len(self.rollouts_given)].to_state())
+        given = self.rollouts_given[index % len(self.rollouts_given)]
+        return Collected(Experience.from_state(given.to_state()))
 
 
-def recorded(run: Run, rollouts: list[Experience]) -> GRPOModule:
+def recorded(run: Run, rollouts: list[Experience]) -> GRPOModule | PPOModule:
     """With a reference and rescored old log-probs, so that scoring is divided over the ranks as well."""
-    module = grpo(network(run), optimizer=OPTIMIZERS[run.optimizer], weighting=PromptMean(), kl_weight=0.05,
-                  reuse=Reuse(epochs=2, minibatches=2), rollouts={"rescore": True})  # fmt: skip
-    module.__class__ = Recorded
-    module.rollouts_given = rollouts  # type: ignore[attr-defined]
+    shared: dict[str, Any] = {
+        "optimizer": OPTIMIZERS[run.optimizer],
+        "reuse": Reuse(epochs=2, minibatches=2),
+        "rollouts": {"rescore": True},
+    }
+    if run.method == "ppo":  # a value network of its own, a KL in the reward of tokens, everything whitened
+        shaping = Shaping(whiten_rewards=True, missing_eos_penalty=0.5)
+        module = ppo(network(run), shaping=shaping, **shared)
+    else:
+        module = grpo(network(run), weighting=PromptMean(), kl_weight=0.05, **shared)
+    module.__class__ = type("Recorded", (Recorded, type(module)), {})
+    module.rollouts_given = rollouts
     return module
 
 
 def parts(run: Run, rollouts: list[Experience]) -> tuple[Any, Any]:
     """Module and data: seven sequences a step, so that the parts are uneven."""
-    if run.method == "grpo":
+    if run.method != "sft":
         return recorded(run, rollouts), prompt_data(packed=run.packed, rollouts_per_epoch=9)
     data = ChatData(Numbers(21), batch_sequences=7, packed=run.packed, row_tokens=24 * run.packed)
     module = SFTModule(network(run), TEXT, SequenceMean(), optimizer=OPTIMIZERS[run.optimizer])
@@ -117,6 +127,8 @@ def fit(
     if save:
         fitting.save_checkpoint(save)
     weights = {name: whole(p) for name, p in module.policy.named_parameters()}
+    if run.method == "ppo":
+        weights |= {f"value.{name}": whole(p) for name, p in module.value.named_parameters()}
     return weights | {k: v for k, v in fitting.callback_metrics.items() if k == "val/loss"}
 
 
@@ -131,10 +143,10 @@ def record() -> list[Experience]:
     kept: list[Experience] = []
     take = module.collect
 
-    def keep(prompts: Any, index: int) -> Experience | None:
-        experience = take(prompts, index)
-        kept.extend([experience] if experience is not None else [])
-        return experience
+    def keep(prompts: Any, index: int) -> Collected:
+        collected = take(prompts, index)
+        kept.extend([] if collected.experience is None else [collected.experience])
+        return collected
 
     module.collect = keep  # type: ignore[method-assign]
     trainer(max_steps=2).fit(module, datamodule=data)

@@ -26,7 +26,8 @@ from lit_posttrain.errors import InputError
 from lit_posttrain.ledger import Ledger, Phase
 from lit_posttrain.networks import LoraSettings, NetworkConfig, build, disable_dropout
 from lit_posttrain.networks.cache import KeyValueCache
-from lit_posttrain.networks.sharding import Sharding, build_sharded, gradient_norm
+from lit_posttrain.networks.gradient_parts import by_part
+from lit_posttrain.networks.sharding import Sharding, build_sharded, gradient_norm, gradient_norms
 from lit_posttrain.rollouts import TorchEngine
 from lit_posttrain.text import load_text
 
@@ -128,6 +129,10 @@ def compare(network: Any, whole: Any, *, data: int, tolerance: float) -> None:
         torch.nn.utils.get_total_norm([p.grad for p in theirs.values() if p.grad is not None]),
         tolerance,
     )
+    parts, expected_parts = (gradient_norms(by_part(one)) for one in (network, whole))
+    assert list(parts) == list(expected_parts)
+    for part, of_part in expected_parts.items():
+        near(parts[part].float(), of_part.float(), tolerance)
     for name, buffer in whole.named_buffers():
         assert torch.equal(network.get_buffer(name), buffer), name
 

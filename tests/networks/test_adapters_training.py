@@ -71,7 +71,7 @@ def test_policy_steps_move_the_adapters_alone_and_the_reference_is_the_base(adap
     moved = {n for n, p in module.policy.named_parameters() if not torch.equal(p, fresh[n])}
     assert moved == {n for n, p in module.policy.named_parameters() if p.requires_grad}
     with module.ledger.phase(Phase.ROLLOUT):
-        experience = module.collect(prompts(module.text), 0)
+        experience = module.collect(prompts(module.text), 0).experience
     assert experience is not None
     module.score(experience)
     with torch.no_grad():

@@ -11,7 +11,7 @@ from lit_posttrain.batches import Sampling
 from lit_posttrain.checkpoints.strategy import ShardedStrategy
 from lit_posttrain.data import ChatData, PromptData
 from lit_posttrain.methods import GRPOModule, SFTModule
-from lit_posttrain.methods.grpo import Rollouts
+from lit_posttrain.methods.rollouts import Rollouts
 from lit_posttrain.networks import NetworkConfig
 
 AGREE = {"32-true": 1e-3, "bf16-mixed": 1e-2}

@@ -14,7 +14,7 @@ from lit_posttrain.checkpoints import folder
 from lit_posttrain.checkpoints.io import FolderIO
 from lit_posttrain.data import ChatData, PromptData
 from lit_posttrain.methods import GRPOModule, SFTModule
-from lit_posttrain.methods.grpo import Rollouts
+from lit_posttrain.methods.rollouts import Rollouts
 from lit_posttrain.networks import NetworkConfig
 
 

@@ -96,7 +96,7 @@ def _grpo() -> dict[str, Any]:
                     "grading_deadline_s": 600.0,
                 },
                 "reuse": {"epochs": 2, "minibatches": 2},
-                "kl_weight": 0.05,
+                "terms": {"kl": {"class_path": "KLInLoss", "init_args": {"coefficient": 0.05}}},
                 "optimizer": OPTIMIZER,
                 "schedule": SCHEDULE,
             },
