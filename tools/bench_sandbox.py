@@ -1,6 +1,7 @@
 """What the sandbox costs and whether it holds: `python tools/bench_sandbox.py [speed] [load] [attacks]`.
 
-- `speed`: ten-test grades of a trivial program by a warm sandbox at each level, beside a fresh `python -I` each.
+- `speed`: ten-test grades of a trivial program by a warm sandbox at each level, beside a fresh `python -I` each;
+  under `taskset -c 0` on one core, with all that takes part.
 - `load`: 2,000 honest and hostile programs on two servers against one by one: verdicts, and what is left behind.
 - `attacks`: the attack suite of the tests at every level, for this user and an ordinary one, with and without a
   system call filter like Docker's.
@@ -32,7 +33,7 @@ TESTS = [{"args": [n], "kwargs": {}, "expected": 2 * n} for n in range(1_000, 1_
 PROBLEM = Problem(
     ({"role": "user", "content": "Double it."},), {"kind": "function", "entry": "f", "tests": TESTS}, "f"
 )
-CORES = 2
+CORES = min(2, len(os.sched_getaffinity(0)))
 WARM_UP = 20
 
 
