@@ -135,8 +135,6 @@ def print_load(count: int) -> None:
     wrong = [(p.name, v) for p, v in zip(programs, side_by_side, strict=True) if v not in p.verdicts]
     print(
         f"\n{count} mixed programs at level {together.facts()['sandbox.level']}: {between_s - start_s:.1f} s on "
-    )
-    print(
         f"{CORES} servers, {end_s - between_s:.1f} s one by one; verdict flips {len(flips)}, wrong {len(wrong)}"
     )
     print(
