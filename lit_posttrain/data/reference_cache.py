@@ -54,7 +54,7 @@ class ReferenceCache:
 
     def of_split(self, split: str) -> "ReferenceCache":
         """The settings for one split: the tables of others stand under names of their own."""
-        return self if self.name != 1 else replace(self, name=f"{self.name}-{split}")
+        return self if self.name is None else replace(self, name=f"{self.name}-{split}")
 
 
 @runtime_checkable
