@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--grades", type=int, default=400, help="grades per level")
     parser.add_argument("--programs", type=int, default=2000, help="programs of the load")
     parser.add_argument(
-        "--interpreter", help="Python for programs of an ordinary user, where the own is private"
+        "--interpreter", help="Python for programs of an ordinary user; default: one that every user may run"
     )
     given = parser.parse_args()
     sys.path.insert(0, str(SUITE))
@@ -205,7 +205,10 @@ def line_of(name: str, counts: Sequence[int]) -> str:
 def settings(interpreter: str | None) -> dict[str, dict[str, object]]:
     """What the suite is run with, by name: see `attacks.suite.Setting`."""
     users: list[tuple[str, dict[str, object]]] = [("", {})]
-    if os.geteuid() == 0:
+    interpreter = interpreter or importlib.import_module("attacks.world").interpreter_for_all()
+    if os.geteuid() == 0 and interpreter is None:
+        print("not as nobody: no Python that every user may run; give --interpreter")
+    elif os.geteuid() == 0:
         users.append((" as nobody", {"as_nobody": True, "interpreter": interpreter}))
     found: dict[str, dict[str, object]] = {}
     for user, by in users:
