@@ -53,6 +53,10 @@ class StepFormat:
     def _pattern(self) -> str:
         return re.escape(self.separator) if self.split_at is None else self.split_at
 
+    @property
+    def _shown(self) -> str:
+        return repr(self.separator if self.split_at is None else self.split_at)
+
     def split(self, text: str) -> list[str]:
         """The steps of a text without the blanks around them; of a blank text none. Never an error."""
         return [step for piece in re.split(self._pattern, text) if (step := piece.strip())]
@@ -70,12 +74,12 @@ class StepFormat:
         steps = self.split(text)
         if len(steps) < 2 <= len(labels):
             raise InputError(
-                f"no step separator {self._pattern!r} was found in {text[:80]!r}, which has {len(labels)} labels; "
+                f"no step separator {self._shown} was found in {text[:80]!r}, which has {len(labels)} labels; "
                 "set steps.separator or steps.split_at to what its steps are divided by"
             )
         if len(steps) != len(labels):
             raise InputError(
-                f"{text[:80]!r} has {len(steps)} steps (cut at {self._pattern!r}), but {len(labels)} labels; "
+                f"{text[:80]!r} has {len(steps)} steps (cut at {self._shown}), but {len(labels)} labels; "
                 "set steps.separator or steps.split_at to what its steps are divided by"
             )
         return steps

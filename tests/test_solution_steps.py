@@ -50,6 +50,10 @@ def test_labels_belong_to_steps():
         steps.labelled("1=1", [1.0, 0.0])
     with pytest.raises(InputError, match=r"has 2 steps .* but 3 labels"):
         steps.labelled("1+2;3", [1.0, 0.0, 1.0])
+    with pytest.raises(
+        InputError, match=r"no step separator '\\n\\n' was found"
+    ):  # as it is set, not escaped
+        StepFormat("\n\n").labelled("1=1", [1.0, 0.0])
 
 
 def test_a_step_ends_in_the_last_token_of_its_separator():

@@ -1,10 +1,12 @@
 """Speed and bounds of MathAnswer: `python tools/bench_math.py`; exits with 1 if a promise is broken.
 
-Hanging answers from the main thread and from another one (seconds of wall time, peak memory of the worker),
+Hanging answers from the main thread and from another one (seconds of wall time, peak memory of the worker; their
+limit is one of CPU time, so that they take longer than promised where the machine has more to do than cores),
 10,000 answers of noise and the injections (what was executed, imported, raised), and typical answers a second
 on one core, beside math-verify in the same run.
 """
 
+import argparse
 import os
 import runpy
 import sys
@@ -130,6 +132,9 @@ def speed() -> bool:
 
 def main() -> None:
     """Measures everything; exits with 1 if a promise is broken."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     kept = [hangs("main thread"), in_thread(lambda: hangs("another thread")), speed(), hostile_texts()]
     sys.exit(0 if all(kept) else 1)
 

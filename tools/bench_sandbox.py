@@ -1,6 +1,7 @@
 """What the sandbox costs and whether it holds: `python tools/bench_sandbox.py [speed] [load] [attacks]`.
 
-- `speed`: ten-test grades of a trivial program by a warm sandbox at each level, beside a fresh `python -I` each.
+- `speed`: ten-test grades of a trivial program by a warm sandbox at each level, beside a fresh `python -I` each;
+  under `taskset -c 0` on one core, with all that takes part.
 - `load`: 2,000 honest and hostile programs on two servers against one by one: verdicts, and what is left behind.
 - `attacks`: the attack suite of the tests at every level, for this user and an ordinary one, with and without a
   system call filter like Docker's.
@@ -32,7 +33,7 @@ TESTS = [{"args": [n], "kwargs": {}, "expected": 2 * n} for n in range(1_000, 1_
 PROBLEM = Problem(
     ({"role": "user", "content": "Double it."},), {"kind": "function", "entry": "f", "tests": TESTS}, "f"
 )
-CORES = 2
+CORES = min(2, len(os.sched_getaffinity(0)))
 WARM_UP = 20
 
 
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--grades", type=int, default=400, help="grades per level")
     parser.add_argument("--programs", type=int, default=2000, help="programs of the load")
     parser.add_argument(
-        "--interpreter", help="Python for programs of an ordinary user, where the own is private"
+        "--interpreter", help="Python for programs of an ordinary user; default: one that every user may run"
     )
     given = parser.parse_args()
     sys.path.insert(0, str(SUITE))
@@ -134,8 +135,6 @@ def print_load(count: int) -> None:
     wrong = [(p.name, v) for p, v in zip(programs, side_by_side, strict=True) if v not in p.verdicts]
     print(
         f"\n{count} mixed programs at level {together.facts()['sandbox.level']}: {between_s - start_s:.1f} s on "
-    )
-    print(
         f"{CORES} servers, {end_s - between_s:.1f} s one by one; verdict flips {len(flips)}, wrong {len(wrong)}"
     )
     print(
@@ -206,7 +205,10 @@ def line_of(name: str, counts: Sequence[int]) -> str:
 def settings(interpreter: str | None) -> dict[str, dict[str, object]]:
     """What the suite is run with, by name: see `attacks.suite.Setting`."""
     users: list[tuple[str, dict[str, object]]] = [("", {})]
-    if os.geteuid() == 0:
+    interpreter = interpreter or importlib.import_module("attacks.world").interpreter_for_all()
+    if os.geteuid() == 0 and interpreter is None:
+        print("not as nobody: no Python that every user may run; give --interpreter")
+    elif os.geteuid() == 0:
         users.append((" as nobody", {"as_nobody": True, "interpreter": interpreter}))
     found: dict[str, dict[str, object]] = {}
     for user, by in users:

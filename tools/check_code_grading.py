@@ -5,6 +5,8 @@
 DATA_DIR holds humaneval/HumanEval.jsonl.gz and mbpp/mbpp.jsonl.gz. A worked answer that does not pass is a false
 reject. A mutant has one operator of the answer changed; it must pass or fail as it does when the data set's own tests
 run after it in one `python -I`, under the same limit of CPU. Mutants that these tests let through are counted apart.
+A mutant of a helper that stands in the prompt may differ: the tests of HumanEval/50 call `encode_shift` of the
+prompt, and are run here with the prompt's own, not with the program's.
 Exit status 1 if more than 0.5 % of the answers are rejected, or the mutants agree in less than 99.5 %.
 """
 

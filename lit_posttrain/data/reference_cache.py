@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -38,9 +38,9 @@ class ReferenceCache:
     Args:
         folder: Of all of them; `lit-posttrain/reference` in the user's cache folder by default. It may be deleted
             at any time between runs.
-        name: Names these log-probs in the folder. They are then used or refused: log-probs of another reference or
-            table under this name stop the run. Without it they are named by what they were made from, and
-            computed where there are none.
+        name: Names these log-probs in the folder, with the split behind it. They are then used or refused: log-probs
+            of another reference or table under this name stop the run. Without it they are named by what they
+            were made from, and computed where there are none.
         batch_tokens: About so many tokens, padding included, are scored at once.
     """
 
@@ -51,6 +51,10 @@ class ReferenceCache:
     def __post_init__(self) -> None:
         if self.batch_tokens < 1:
             raise InputError(f"reference_cache.batch_tokens must be at least 1 (got {self.batch_tokens})")
+
+    def of_split(self, split: str) -> "ReferenceCache":
+        """The settings for one split: the tables of others stand under names of their own."""
+        return self if self.name is None else replace(self, name=f"{self.name}-{split}")
 
 
 @runtime_checkable

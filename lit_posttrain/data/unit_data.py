@@ -145,11 +145,11 @@ class UnitData(pl.LightningDataModule):
         order = EpochOrder(
             units.lengths, self.size, portions=portions, seed=self.settings.seed, shuffle=shuffle
         )
-        reference = self._reference(units, pad_id)
+        reference = self._reference(split, units, pad_id)
         builder = UnitBuilder(units, cut, self.assembly, self.shares(), pad_id, reference)
         return UnitLoader(order, builder, self.before_step() if shuffle else None)
 
-    def _reference(self, units: UnitRows, pad_id: int) -> np.ndarray | None:
+    def _reference(self, split: str, units: UnitRows, pad_id: int) -> np.ndarray | None:
         if self.reference is None:
             return None
         module = module_of(self)
@@ -157,7 +157,8 @@ class UnitData(pl.LightningDataModule):
             raise InputError(
                 f"{type(module).__name__} has no fixed reference to compute log-probs with; remove reference_cache"
             )
-        return reference_logprobs(units, module, self.reference, pad_id=pad_id, ranks=ranks_of(self))
+        settings = self.reference.of_split(split)
+        return reference_logprobs(units, module, settings, pad_id=pad_id, ranks=ranks_of(self))
 
     def _check_rows(self, held: PreparedSplit) -> None:
         """

@@ -84,18 +84,20 @@ class CodeTests(Grader):
         first = dict(zip(reversed(keys), reversed(items), strict=True))
         known = {key: grade for key in first if (grade := self._cache.known(key)) is not None}
         waiting = [key for key in dict.fromkeys(keys) if key not in known]
-        if waiting:
+        if len(waiting) == 1:  # a thread of its own would cost a tenth of a quick grade
+            known[waiting[0]] = self._remembered(waiting[0], first[waiting[0]])
+        elif waiting:
             with ThreadPoolExecutor(min(self.workers, len(waiting))) as threads:
-                graded = threads.map(
-                    lambda key: self._grade_one(first[key][0].reference, first[key][1].text), waiting
-                )
-                for key, grade in zip(waiting, graded, strict=True):
-                    known[key] = self._cache.remember(key, grade)
+                graded = threads.map(lambda key: self._remembered(key, first[key]), waiting)
+                known.update(zip(waiting, graded, strict=True))
         return [known[key] for key in keys]
 
     def close(self) -> None:
         """Ends the sandbox's processes; a later call starts new ones."""
         self.sandbox.close()
+
+    def _remembered(self, key: bytes, item: tuple[Problem, Completion]) -> Grade:
+        return self._cache.remember(key, self._grade_one(item[0].reference, item[1].text))
 
     def _grade_one(self, reference: Any, text: str) -> Grade:
         try:

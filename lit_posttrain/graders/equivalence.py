@@ -7,7 +7,7 @@ from lit_posttrain.batches import Verdict
 from lit_posttrain.graders.lists import FREE, split_list
 from lit_posttrain.graders.notation import as_number, fault, split_name, split_unit
 from lit_posttrain.graders.rational import equal
-from lit_posttrain.graders.words import word
+from lit_posttrain.graders.words import bare_word, word
 
 Symbolic = Callable[[str, str], Verdict]
 
@@ -25,7 +25,7 @@ def compare(gold: str, answer: str, symbolic: Symbolic, tolerance: float) -> Ver
         return Verdict.CORRECT
     gold_word = word(gold)
     if gold_word:
-        return _yes(gold_word == word(answer))
+        return _yes(gold_word in (word(answer), bare_word(answer)))
     if fault(answer):
         return Verdict.MALFORMED
     if fault(gold):

@@ -22,3 +22,8 @@ def word(text: str) -> str | None:
     )
     is_word = is_text or text.casefold() in ("yes", "no", "odd")
     return " ".join(inside.casefold().split()).rstrip(".") if is_word and inside.strip() else None
+
+
+def bare_word(text: str) -> str | None:
+    """Letters that are a word only beside one: `Sue`, which alone could be a product; None for other texts."""
+    return text.casefold() if re.fullmatch("[A-Za-z]{2,}", text) else None

@@ -197,6 +197,29 @@ def test_batches_bring_the_log_probs_of_their_tokens(cache, kind, rows, packed):
             assert batch.reference_logprobs.min() < 0
 
 
+class Splits(RowsGiven):
+    """Other rows in the validation split."""
+
+    def rows(self, split):
+        return self.given if split == "train" else self.given[:5]
+
+
+def test_every_split_has_a_table_of_its_own_under_one_name(tmp_path):
+    named = ReferenceCache(str(tmp_path), name="mine")
+    for computes in (True, False):
+        data = PreferenceData(Splits(PAIRS), text=TEXT, preparation=HERE, reference_cache=named)
+        module = Method()
+        with_module(data, module)
+        for loader in (data.train_dataloader(), data.val_dataloader()):
+            for batch in loader:
+                assert torch.allclose(batch.reference_logprobs, expected(batch) * batch.mask, atol=1e-5)
+        assert (module.scorer.calls > 0) == computes
+    module.scorer = Scorer("other")
+    data = PreferenceData(Splits(PAIRS), text=TEXT, preparation=HERE, reference_cache=named)
+    with pytest.raises(InputError, match="mine-train belong to another reference"):
+        with_module(data, module).train_dataloader()
+
+
 def test_without_a_cache_batches_bring_none_and_methods_need_a_reference(cache):
     plain = PreferenceData(RowsGiven(PAIRS), text=TEXT, preparation=HERE)
     assert next(iter(plain.train_dataloader())).reference_logprobs is None

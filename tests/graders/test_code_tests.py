@@ -1,4 +1,5 @@
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -222,6 +223,21 @@ def test_equal_programs_are_run_once_but_outages_again():
     down = CodeTests(Failing(1), patience_s=0)
     assert down.grade([item])[0].verdict is Verdict.SANDBOX_ERROR
     assert down.grade([item])[0].verdict is Verdict.RUNTIME_ERROR
+
+
+def test_a_single_program_is_graded_in_the_thread_that_asks():
+    class Seen(Failing):
+        def open(self, source, limits):
+            self.opened.append(threading.current_thread())
+            return EndedBox(Reply(End.RAISED))
+
+    sandbox, program = Seen(0), completion(RIGHT)
+    grader = CodeTests(sandbox, cache_size=0)
+    grader.grade([(Problem((), DOUBLE, "u"), program)] * 3)
+    assert sandbox.opened == [threading.current_thread()]
+    grader.grade([(Problem((), DOUBLE, "u"), program), (Problem((), ASSERTS, "u"), program)])
+    assert threading.current_thread() not in sandbox.opened[1:]
+    assert len(sandbox.opened) == 3
 
 
 def test_many_threads_get_the_grades_of_their_own_items(sandbox):

@@ -343,7 +343,7 @@ def test_memory_is_known_for_every_kind():
 def test_nothing_is_said_of_a_kernel_that_is_not_there():
     script = (
         "from lit_posttrain.networks import NetworkConfig, LoraSettings, Quantisation, build; "
-        f"build(NetworkConfig(config={LLAMA!r}, lora=LoraSettings(rank=2), quantisation=Quantisation()))"
+        f"build(NetworkConfig(config={LLAMA | WIDE!r}, lora=LoraSettings(rank=2), quantisation=Quantisation()))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "kernel" not in done.stderr + done.stdout

@@ -7,9 +7,7 @@ import functools
 import json
 import os
 import secrets
-import shutil
 import signal
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 import pytest
 from attacks import PROGRAMS
-from attacks.world import SECRET_NAME
+from attacks.world import SECRET_NAME, interpreter_for_all
 
 HERE = Path(__file__).parent
 LIMIT_S = 600
@@ -108,7 +106,7 @@ def _assert_held(outcome: dict[str, Any]) -> None:
 @functools.cache
 def _short() -> dict[str, dict[str, Any]]:
     """The outcomes of all short runs, from one process."""
-    interpreter = _found_for_all() if IS_ROOT else None
+    interpreter = interpreter_for_all() if IS_ROOT else None
     as_nobody = {name: {**setting, "interpreter": interpreter} for name, setting in SHORT_AS_NOBODY.items()}
     return _run(SHORT | WEAK | (as_nobody if interpreter else {}))
 
@@ -135,15 +133,7 @@ def _run(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _interpreter_for_all() -> str:
     """A Python that every user may run; skips the test where there is none."""
-    found = _found_for_all()
+    found = interpreter_for_all()
     if found is None:
         pytest.skip("no Python interpreter that an ordinary user may run")
     return found
-
-
-def _found_for_all() -> str | None:
-    names = (os.path.realpath(sys._base_executable), shutil.which("python3", path="/usr/bin:/usr/local/bin"))
-    for path in (Path(name) for name in names if name):
-        if all(place.stat().st_mode & stat.S_IXOTH for place in (path, *path.parents)):
-            return str(path)
-    return None

@@ -75,7 +75,7 @@ def test_a_killed_server_is_replaced_and_its_children_are_gone(server):
     child = server.spawn(LIMITS)
     first = server.pid
     os.kill(first, signal.SIGKILL)
-    with pytest.raises(SandboxFailure, match="died"):
+    with pytest.raises(SandboxFailure, match=r"died|is gone"):  # the program may have seen it first
         child.wait(5)
     assert child.channel.recv(1) == b"", "the program is gone too"
     child.close()

@@ -196,3 +196,12 @@ def planted(secret: str, interpreter: str | None = None) -> Iterator[World]:
         yield world
     finally:
         world.close()
+
+
+def interpreter_for_all() -> str | None:
+    """A Python that every user may run; None where there is none."""
+    names = (os.path.realpath(sys._base_executable), shutil.which("python3", path="/usr/bin:/usr/local/bin"))
+    for path in (Path(name) for name in names if name):
+        if all(place.stat().st_mode & stat.S_IXOTH for place in (path, *path.parents)):
+            return str(path)
+    return None
