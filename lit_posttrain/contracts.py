@@ -357,6 +357,11 @@ class OnlineMethod(Protocol):
     weighting: TokenWeights
     needs_scoring: bool
 
+    @property
+    def selective(self) -> bool:
+        """Whether `collect` leaves out groups that teach nothing."""
+        ...
+
     def collect(self, prompts: PromptBatch, index: int) -> Collected:
         """Draws, grades and keeps what is worth learning from, of the prompt batch number `index`."""
         ...

@@ -159,6 +159,12 @@ class PromptData(pl.LightningDataModule, PromptSource):
                 f"PromptData has no answers to train on, and {type(method).__name__} draws none; give ChatData or a "
                 "method that collects rollouts, such as GRPOModule"
             )
+        if self.refill is not None and not method.selective:
+            raise InputError(
+                f"data.refill draws until enough groups have a signal, and {type(method).__name__} learns from all "
+                "groups with these settings (uniform_groups: keep, a KL in the reward, a teacher, or values); remove "
+                "refill"
+            )
         return ExperienceStream(
             Collector(
                 method,

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from lit_posttrain.batches import Answer, Experience, PromptBatch
+from lit_posttrain.batches import Answer, Experience, PromptBatch, TokenBatch
 from lit_posttrain.collate import take
 from lit_posttrain.contracts import (
     Advantage,
@@ -162,6 +162,12 @@ class GRPOModule(PostTrainModule):
         return Collected(take(experience, rows.tolist()) if len(rows) else None, attempts(answers))
 
     @property
+    def selective(self) -> bool:
+        """Whether groups with equal rewards are left out."""
+        kept = self.terms.in_reward or self.rollouts.uniform_groups == "keep"
+        return self.teaching is None and not kept
+
+    @property
     def _rewards_count(self) -> bool:
         return self.teaching is None or self.teaching.reward_weight > 0
 
@@ -169,7 +175,7 @@ class GRPOModule(PostTrainModule):
         """Which answers (P, G) teach something."""
         if not self._rewards_count:
             return torch.ones_like(graded)
-        if self.teaching is not None or self.terms.in_reward or self.rollouts.uniform_groups == "keep":
+        if not self.selective:
             return graded
         if isinstance(self.advantage, TokenAdvantage):
             return self.advantage.informative([[a.grade for a in g] for g in answers])[:, None] & graded
@@ -200,7 +206,7 @@ class GRPOModule(PostTrainModule):
         if told:
             self.record(told)
 
-    def on_train_batch_start(self, batch: Experience, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: TokenBatch, batch_idx: int) -> None:
         """Lets the reference follow after each optimiser step."""
         if KEY in self._modules:
             self.reference.follow_steps(self)

@@ -15,7 +15,6 @@ from lit_posttrain.methods.terms import Terms
 from lit_posttrain.objectives.kl import k1, k3
 from lit_posttrain.objectives.masked import masked_mean, per_token, segment_sum
 
-
 log = logging.getLogger(__name__)
 
 ALARMING_GAP_NATS = 0.05

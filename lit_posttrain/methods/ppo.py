@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from lit_posttrain.batches import Answer, Experience, PromptBatch, StopReason
+from lit_posttrain.batches import Answer, Experience, PromptBatch, StopReason, TokenBatch
 from lit_posttrain.collate import take
 from lit_posttrain.contracts import Collected, Grader, PolicyLoss, Returns, Reuse, TokenWeights
 from lit_posttrain.errors import InputError
@@ -123,6 +123,7 @@ class PPOModule(PostTrainModule):
     reference: Reference
     value: ValueModel
     needs_scoring = True
+    selective = False
 
     def __init__(
         self,
@@ -231,9 +232,8 @@ class PPOModule(PostTrainModule):
             "value/return_mean": masked_mean(returns, mask),
             "reward/token_sum_mean": rewards.sum() / max(1, experience.sequences),
         }
-        self.record(
-            {name: float(v) for name, v in told.items()} | self.terms.follow(experience, self.global_step + self.reuse.steps)
-        )
+        moved = self.terms.follow(experience, self.global_step + self.reuse.steps)
+        self.record({name: float(v) for name, v in told.items()} | moved)
 
     def _token_rewards(self, experience: Experience) -> Tensor:
         """(B, T): of steps and of the whole, less the KL and the penalty for a missing end."""
@@ -246,7 +246,7 @@ class PPOModule(PostTrainModule):
             rewards = whitened(rewards, experience.mask, keep_mean=True)
         return rewards
 
-    def on_train_batch_start(self, batch: Experience, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: TokenBatch, batch_idx: int) -> None:
         """Lets the reference follow after each optimiser step."""
         if KEY in self._modules:
             self.reference.follow_steps(self)

@@ -31,6 +31,8 @@ class ScriptedMethod:
     is where the learner stands: `learn` moves it.
     """
 
+    selective = True
+
     def __init__(
         self, reuse=Reuse(), empty=(), needs_scoring=False, attempts=lambda prompts, index: (), groups=None
     ):

@@ -24,6 +24,7 @@ class Learner(pl.LightningModule):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.reuse, self.weighting, self.needs_scoring = reuse, TokenMean(), False
+        self.selective = True
         self.collected, self.seen, self.told = [], [], []
 
     def collect(self, prompts, index):

@@ -7,6 +7,7 @@ import torch
 from fakes import DigitCount, KeepBatches, grpo, ppo, prompt_data, tiny, trainer
 
 from lit_posttrain.contracts import Reuse
+from lit_posttrain.data import DynamicSampling
 from lit_posttrain.errors import InputError
 from lit_posttrain.ledger import Phase
 from lit_posttrain.methods import KLInLoss, KLInReward, Terms
@@ -224,6 +225,9 @@ def test_advantages_without_groups_take_single_completions():
         (lambda: grpo(terms=Terms(correction=TruncatedImportance())), "rollouts.rescore"),
         (lambda: Terms(kl=KLInLoss(0.1, reference=AsDrawn())), "kl_old"),
         (lambda: Terms(kl=KLInLoss(-0.1)), "below 0"),
+        (lambda: run(ppo(), refill=DynamicSampling()), "remove refill"),
+        (lambda: run(grpo(rollouts={"uniform_groups": "keep"}), refill=DynamicSampling()), "remove refill"),
+        (lambda: run(grpo(terms=Terms(kl=KLInReward(0.1))), refill=DynamicSampling()), "remove refill"),
         (
             lambda: grpo(advantage=PartwiseAdvantage({"even": 1.0}), terms=Terms(kl=KLInReward(0.1))),
             "use KLInLoss",

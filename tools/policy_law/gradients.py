@@ -55,7 +55,8 @@ def rows(seed: int) -> dict[str, Row]:
     with torch.no_grad():
         for mine, theirs in zip(policy.parameters(), other.parameters(), strict=True):
             mine.add_(theirs, alpha=0.5)
-    policy.double(), reference.double()
+    for network in (policy, reference):
+        network.double()
     chances = problem.log_policy(policy).exp()
     told = problem.log_policy(reference).detach()
     wanted = gradient(policy, (chances * (chances.log() - told)).sum())

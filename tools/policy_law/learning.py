@@ -7,8 +7,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lit_posttrain.objectives.kl_coefficients import Annealed, Constant
-from lit_posttrain.objectives.returns import GAE
 
 from lit_posttrain.batches import Sampling
 from lit_posttrain.contracts import KLCoefficient, KLEstimator, Reuse
@@ -19,7 +17,9 @@ from lit_posttrain.methods.rollouts import Rollouts
 from lit_posttrain.methods.terms import KLInLoss, KLInReward, Terms
 from lit_posttrain.objectives.advantages import GroupAdvantage
 from lit_posttrain.objectives.kl import K1, K2, K3
+from lit_posttrain.objectives.kl_coefficients import Annealed, Constant
 from lit_posttrain.objectives.policy import Clipped
+from lit_posttrain.objectives.returns import GAE
 from lit_posttrain.objectives.weights import ConstantLength
 from policy_law import problem
 

@@ -81,12 +81,11 @@ def fitted(told: Sequence[Sequence[Mapping[str, float]]]) -> SigmoidFit:
 
 def as_points(points: Sequence[Mapping[str, float]]) -> Points:
     """Probes as the fitter takes them."""
-    return make_points(
-        *(
-            [point[f"scurve/{name}"] for point in points]
-            for name in ("flops", "accuracy", "within_variance", "problems", "samples_per_problem")
-        )
+    names = ("flops", "accuracy", "within_variance", "problems", "samples_per_problem")
+    compute, accuracy, variance, problems, samples = (
+        [point[f"scurve/{name}"] for point in points] for name in names
     )
+    return make_points(compute, accuracy, variance, problems, samples)
 
 
 def versions(runs: Runs) -> str:
