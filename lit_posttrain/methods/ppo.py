@@ -1,13 +1,12 @@
 """Proximal policy optimisation with a value network, any grader as its reward, and no cluster framework."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from lit_posttrain.batches import Answer, Experience, PromptBatch, StopReason, TokenBatch
+from lit_posttrain.batches import Answer, Experience, PromptBatch, TokenBatch
 from lit_posttrain.collate import take
 from lit_posttrain.contracts import Collected, Grader, PolicyLoss, Returns, Reuse, TokenWeights
 from lit_posttrain.errors import InputError
@@ -19,12 +18,13 @@ from lit_posttrain.methods.policy_terms import LiveTerms
 from lit_posttrain.methods.reference import KEY, Reference
 from lit_posttrain.methods.rollout_metrics import rollout_metrics
 from lit_posttrain.methods.rollouts import Rollouts, check_overlong, draw_answers
+from lit_posttrain.methods.shaping import Shaping
 from lit_posttrain.methods.terms import KLInReward, Terms
-from lit_posttrain.networks import NetworkConfig, OwnTrunk, ValueModel, ValueTrunk, disable_dropout
+from lit_posttrain.methods.value_learning import ValueLearning
+from lit_posttrain.networks import NetworkConfig, ValueModel, disable_dropout
 from lit_posttrain.networks.logprobs import of_token, of_token_and_entropy
 from lit_posttrain.objectives.masked import masked_mean
 from lit_posttrain.objectives.policy import Clipped
-from lit_posttrain.objectives.process_advantages import last_of
 from lit_posttrain.objectives.returns import GAE
 from lit_posttrain.objectives.value import explained_variance, value_loss
 from lit_posttrain.objectives.weights import TokenMean
@@ -37,57 +37,6 @@ from lit_posttrain.text import TextConfig
 
 VALUE = "value."
 """Prefix of the value model's weights in checkpoints."""
-
-
-@dataclass(frozen=True)
-class ValueLearning:
-    """What values are computed from, and how they are learned.
-
-    Args:
-        trunk: A network of its own (OwnTrunk), the policy's states (SharedTrunk), or adapters on the policy's frozen
-            weights (AdapterTrunk).
-        coefficient: Weight of the value loss.
-        clip: Values move no further than this from those at collection before their loss stops falling; null for no
-            bound.
-        warmup_steps: Optimiser steps at the start in which only values learn, and the policy stays as it is.
-        learning_rate: That of the value model's weights; by default the policy's.
-    """
-
-    trunk: ValueTrunk = field(default_factory=OwnTrunk)
-    coefficient: float = 0.5
-    clip: float | None = 0.2
-    warmup_steps: int = 0
-    learning_rate: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.coefficient <= 0 or (self.clip is not None and self.clip <= 0) or self.warmup_steps < 0:
-            raise InputError(
-                "value learning needs coefficient > 0, clip > 0 or null, and warmup_steps >= 0 (got "
-                f"{self.coefficient}, {self.clip} and {self.warmup_steps})"
-            )
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise InputError(f"value.learning_rate is {self.learning_rate}; it must be above 0, or null")
-
-
-@dataclass(frozen=True)
-class Shaping:
-    """What is done to rewards and advantages of a rollout before they are learned from.
-
-    Args:
-        missing_eos_penalty: Taken off the reward of completions that were cut at the length limit.
-        whiten_rewards: Divide the rewards of all tokens, KL included, by their standard deviation; their mean stays.
-        whiten_advantages: Give the advantages of all tokens mean 0 and standard deviation 1.
-    """
-
-    missing_eos_penalty: float = 0.0
-    whiten_rewards: bool = False
-    whiten_advantages: bool = True
-
-    def __post_init__(self) -> None:
-        if self.missing_eos_penalty < 0:
-            raise InputError(
-                f"missing_eos_penalty is {self.missing_eos_penalty}; it is taken off, so give 0 or more"
-            )
 
 
 class PPOModule(PostTrainModule):
@@ -219,7 +168,7 @@ class PPOModule(PostTrainModule):
     def settle(self, experience: Experience) -> None:
         """Advantages and returns of a whole rollout."""
         assert experience.values is not None
-        rewards = self._token_rewards(experience)
+        rewards = self.shaping.token_rewards(experience, self.terms.penalties(experience))
         advantages, returns = self.returns(rewards, experience.values, experience.mask)
         experience.returns = returns
         if self.shaping.whiten_advantages:
@@ -234,17 +183,6 @@ class PPOModule(PostTrainModule):
         }
         moved = self.terms.follow(experience, self.global_step + self.reuse.steps)
         self.record({name: float(v) for name, v in told.items()} | moved)
-
-    def _token_rewards(self, experience: Experience) -> Tensor:
-        """(B, T): of steps and of the whole, less the KL and the penalty for a missing end."""
-        cut = experience.stop == list(StopReason).index(StopReason.LENGTH)
-        whole = experience.rewards - self.shaping.missing_eos_penalty * cut
-        rewards = whole[:, None] * last_of(experience.mask) - self.terms.penalties(experience)
-        if experience.token_rewards is not None:
-            rewards = rewards + experience.token_rewards
-        if self.shaping.whiten_rewards:
-            rewards = whitened(rewards, experience.mask, keep_mean=True)
-        return rewards
 
     def on_train_batch_start(self, batch: TokenBatch, batch_idx: int) -> None:
         """Lets the reference follow after each optimiser step."""

@@ -22,7 +22,7 @@ from lit_posttrain.checkpoints.strategy import ShardedStrategy
 from lit_posttrain.contracts import Collected, Reuse
 from lit_posttrain.data import ChatData
 from lit_posttrain.methods import GRPOModule, PPOModule, SFTModule
-from lit_posttrain.methods.ppo import Shaping
+from lit_posttrain.methods.shaping import Shaping
 from lit_posttrain.networks import LoraSettings
 from lit_posttrain.objectives.weights import PromptMean, SequenceMean
 

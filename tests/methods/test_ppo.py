@@ -9,8 +9,9 @@ from lit_posttrain.contracts import Reuse
 from lit_posttrain.errors import InputError
 from lit_posttrain.keys import digest
 from lit_posttrain.ledger import Phase
-from lit_posttrain.methods.ppo import Shaping, ValueLearning
+from lit_posttrain.methods.shaping import Shaping
 from lit_posttrain.methods.terms import KLInReward, Terms
+from lit_posttrain.methods.value_learning import ValueLearning
 from lit_posttrain.networks import (
     AdapterTrunk,
     LoraSettings,
@@ -181,7 +182,8 @@ def test_rewards_of_tokens_by_hand():
     one.reference_logprobs[0, 5], one.reference_logprobs[0, 6], one.reference_logprobs[1, 5] = -1.0, 0.4, 2.0
     expected = torch.zeros(one.mask.shape)
     expected[0, 5], expected[0, 6], expected[1, 5] = -0.5, 3.0 + 0.2, 1.0 - 2.0 + 1.0
-    assert torch.allclose(module._token_rewards(one), expected, atol=1e-6)
+    found = module.shaping.token_rewards(one, module.terms.penalties(one))
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_on_the_first_step_ratio_and_kl_are_exact():

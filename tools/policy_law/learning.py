@@ -12,9 +12,10 @@ from lit_posttrain.batches import Sampling
 from lit_posttrain.contracts import KLCoefficient, KLEstimator, Reuse
 from lit_posttrain.data import PromptData
 from lit_posttrain.methods import GRPOModule, PPOModule, WarmupDecay
-from lit_posttrain.methods.ppo import Shaping, ValueLearning
 from lit_posttrain.methods.rollouts import Rollouts
+from lit_posttrain.methods.shaping import Shaping
 from lit_posttrain.methods.terms import KLInLoss, KLInReward, Terms
+from lit_posttrain.methods.value_learning import ValueLearning
 from lit_posttrain.objectives.advantages import GroupAdvantage
 from lit_posttrain.objectives.kl import K1, K2, K3
 from lit_posttrain.objectives.kl_coefficients import Annealed, Constant

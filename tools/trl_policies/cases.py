@@ -8,7 +8,7 @@ from typing import Any
 from compare_with_trl import TRL
 from torch import Tensor
 
-from lit_posttrain.methods.ppo import Shaping
+from lit_posttrain.methods.shaping import Shaping
 from lit_posttrain.methods.terms import KLInLoss, KLInReward, Terms
 from lit_posttrain.objectives.advantages import BatchWhitened, GroupAdvantage, LeaveOneOut
 from lit_posttrain.objectives.corrections import MaskedImportance, TruncatedImportance

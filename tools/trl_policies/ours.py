@@ -2,7 +2,6 @@
 
 import contextlib
 from dataclasses import dataclass, replace
-from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -14,9 +13,11 @@ from lit_posttrain.contracts import Advantage, PolicyLoss, Reuse, TokenWeights
 from lit_posttrain.data.steps import weigh
 from lit_posttrain.methods.grpo import GRPOModule
 from lit_posttrain.methods.policy_terms import LiveTerms
-from lit_posttrain.methods.ppo import PPOModule, Shaping, ValueLearning
+from lit_posttrain.methods.ppo import PPOModule
 from lit_posttrain.methods.rollouts import Rollouts
+from lit_posttrain.methods.shaping import Shaping
 from lit_posttrain.methods.terms import Terms
+from lit_posttrain.methods.value_learning import ValueLearning
 from lit_posttrain.objectives.advantages import GroupAdvantage
 from lit_posttrain.objectives.masked import masked_mean, weighted_sum
 from lit_posttrain.objectives.policy import Clipped, clipped_surrogate
@@ -120,7 +121,6 @@ def ppo(given: Tensors, terms: Terms, shaping: Shaping = Shaping(), returns: GAE
         _read=lambda batch, read: (behind_prompt(policy(given)), behind_prompt(new_values(given))),
         _warming_up=False,
     )
-    method._token_rewards = partial(PPOModule._token_rewards, method)  # pyright: ignore[reportArgumentType]
     PPOModule.settle(method, batch)  # pyright: ignore[reportArgumentType]
     weigh(batch, TokenMean(), batch.group, None)
     return PPOModule.training_step(method, batch, 0)  # pyright: ignore[reportArgumentType]
