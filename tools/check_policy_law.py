@@ -11,7 +11,8 @@ real loop; at the end the probability of every sequence is computed, and its tot
 
 Cases are METHOD-PLACE-ESTIMATOR. k1 in the reward and k2 over the sequence in the loss must reach pi*; k3 over the
 sequence in the loss must reach its own optimum beta pi_ref / (lambda - r) instead; k1 in the loss feels no pull.
-`grpo-reward-k1-constant` keeps beta at its value from the start, where others come down to it from 2 in the first half.
+`grpo-reward-k1-constant` keeps beta at its value from the start, where others come down to it from 2 in the first 70 %
+of the steps.
 What has been run is kept in the work folder and not run again.
 """
 
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE")
     parser.add_argument("--betas", nargs="+", type=float, default=[0.5, 0.1])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=600, help="rollouts of each run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1200, help="rollouts of each run (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/policy_law"), help="default: %(default)s")
     parser.add_argument("--tables", action="store_true", help="only the gradients")
     chosen = parser.parse_args()

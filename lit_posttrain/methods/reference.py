@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from lit_posttrain.errors import InputError
@@ -203,7 +204,9 @@ def _first_digest(settings: ReferencePolicy, module: PostTrainModule) -> str | N
 def _frozen(settings: NetworkConfig, module: PostTrainModule) -> CausalNetwork:
     """A second network on the policy's device; collective under a strategy that divides networks."""
     log.info("the network of the reference is loaded")
-    network = place(settings, module.trainer)
+    # it is asked for amid scoring: without gradients and in mixed precision, in which no network can be checked
+    with torch.enable_grad(), torch.autocast(module.device.type, enabled=False):
+        network = place(settings, module.trainer)
     network.requires_grad_(False)
     disable_dropout(network)
     return network if network.sharded is not None else network.to(module.device)

@@ -24,7 +24,7 @@ from lit_posttrain.objectives.returns import GAE
 from lit_posttrain.objectives.weights import ConstantLength
 from policy_law import problem
 
-BATCH, RATE, FIRST_BETA = 256, 3e-3, 2.0
+BATCH, RATE, FIRST_BETA, ANNEALED = 256, 3e-3, 2.0, 0.7
 ESTIMATORS: dict[str, KLEstimator] = {"k1": K1(), "k2": K2(over="sequence"), "k3": K3(over="sequence")}
 CASES = (
     "grpo-reward-k1",
@@ -104,7 +104,7 @@ def make(law: Law) -> GRPOModule | PPOModule:
     method, place, estimator, *rest = law.case.split("-")
     coefficient: KLCoefficient = Constant(law.beta)
     if "constant" not in rest:
-        coefficient = Annealed(FIRST_BETA, law.beta, law.steps // 2)
+        coefficient = Annealed(FIRST_BETA, law.beta, round(ANNEALED * law.steps))
     term = KLInReward if place == "reward" else KLInLoss
     rollouts = Rollouts(BATCH, Sampling(max_new_tokens=problem.MOST))
     shared: dict[str, Any] = {
