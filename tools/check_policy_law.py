@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE")
     parser.add_argument("--betas", nargs="+", type=float, default=[0.5, 0.1])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1200, help="rollouts of each run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, help="rollouts of each run (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/policy_law"), help="default: %(default)s")
     parser.add_argument("--tables", action="store_true", help="only the gradients")
     chosen = parser.parse_args()

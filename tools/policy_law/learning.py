@@ -24,7 +24,7 @@ from lit_posttrain.objectives.returns import GAE
 from lit_posttrain.objectives.weights import ConstantLength
 from policy_law import problem
 
-BATCH, RATE, FIRST_BETA, ANNEALED = 256, 3e-3, 2.0, 0.7
+BATCH, RATE, FIRST_BETA, ANNEALED = 1024, 3e-3, 2.0, 0.7
 ESTIMATORS: dict[str, KLEstimator] = {"k1": K1(), "k2": K2(over="sequence"), "k3": K3(over="sequence")}
 CASES = (
     "grpo-reward-k1",
