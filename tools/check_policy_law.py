@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--betas", nargs="+", type=float, default=[0.5, 0.1])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000, help="rollouts of each run (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1024, help="completions a step (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/policy_law"), help="default: %(default)s")
     parser.add_argument("--tables", action="store_true", help="only the gradients")
     chosen = parser.parse_args()
@@ -52,7 +53,10 @@ def main() -> None:
     failed = False
     for case in chosen.cases:
         for beta in chosen.betas:
-            found = [kept(Law(case, beta, seed, chosen.steps), chosen.work) for seed in range(chosen.seeds)]
+            found = [
+                kept(Law(case, beta, seed, chosen.steps, chosen.batch), chosen.work)
+                for seed in range(chosen.seeds)
+            ]
             told = ", ".join(f"{one.to_best:.4f}" for one in found)
             other = ", ".join(f"{one.to_forward:.4f}" for one in found)
             print(

@@ -24,7 +24,7 @@ from lit_posttrain.objectives.returns import GAE
 from lit_posttrain.objectives.weights import ConstantLength
 from policy_law import problem
 
-BATCH, RATE, FIRST_BETA, ANNEALED = 1024, 3e-3, 2.0, 0.7
+RATE, FIRST_BETA, ANNEALED = 3e-3, 2.0, 0.7
 ESTIMATORS: dict[str, KLEstimator] = {"k1": K1(), "k2": K2(over="sequence"), "k3": K3(over="sequence")}
 CASES = (
     "grpo-reward-k1",
@@ -39,17 +39,18 @@ CASES = (
 
 @dataclass(frozen=True)
 class Law:
-    """A case: METHOD-PLACE-ESTIMATOR, with `-constant` where beta is not annealed."""
+    """A case: METHOD-PLACE-ESTIMATOR, with `-constant` where beta is not annealed; `batch` completions a step."""
 
     case: str
     beta: float
     seed: int
     steps: int
+    batch: int = 1024
 
     @property
     def label(self) -> str:
         """The name of its file."""
-        return f"{self.case}_beta-{self.beta}_seed-{self.seed}_steps-{self.steps}"
+        return f"{self.case}_beta-{self.beta}_seed-{self.seed}_steps-{self.steps}_batch-{self.batch}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def make(law: Law) -> GRPOModule | PPOModule:
     if "constant" not in rest:
         coefficient = Annealed(FIRST_BETA, law.beta, round(ANNEALED * law.steps))
     term = KLInReward if place == "reward" else KLInLoss
-    rollouts = Rollouts(BATCH, Sampling(max_new_tokens=problem.MOST))
+    rollouts = Rollouts(law.batch, Sampling(max_new_tokens=problem.MOST))
     shared: dict[str, Any] = {
         "text": problem.TEXT,
         "rollouts": rollouts,
